@@ -1,0 +1,59 @@
+"""Dated result files: what was measured, on what, by which command."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+
+from rdedge_train.versions import library_versions
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def machine() -> dict[str, str]:
+    """Processor, cores and kernel."""
+    cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
+    names = [line.split(":", 1)[1].strip() for line in cpuinfo.splitlines() if line.startswith("model name")]
+    return {
+        "processor": names[0] if names else platform.processor(),
+        "cores": str(os.cpu_count()),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def commit() -> str:
+    """The commit measured, or nothing outside a checkout."""
+    answer = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return answer.stdout.strip()
+
+
+def write_results(theme: str, table: str, figures: dict[str, object], packages: tuple[str, ...]) -> Path:
+    """``results/<date>_<theme>.md`` and ``.json``; prints the table; returns the path of the former."""
+    day = datetime.now(timezone.utc).strftime("%Y-%m-%d")
+    command = "python " + " ".join(sys.argv)
+    facts = {"date": day, "command": command, "commit": commit(), "machine": machine()}
+    versions = library_versions(*packages)
+    RESULTS.mkdir(exist_ok=True)
+    stem = RESULTS / f"{day}_{theme}"
+    whole = facts | {"versions": versions, "figures": figures}
+    stem.with_suffix(".json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    hardware = machine()
+    lines = [
+        f"# {theme.replace('_', ' ')}, {day}",
+        "",
+        f"`{command}` on {hardware['processor']}, {hardware['cores']} cores, {hardware['system']}; "
+        + ", ".join(f"{k} {v}" for k, v in versions.items()),
+        "",
+        table,
+        "",
+    ]
+    path = stem.with_suffix(".md")
+    path.write_text("\n".join(lines), encoding="utf-8")
+    print(table)
+    print(f"\nwritten to {path}")
+    return path

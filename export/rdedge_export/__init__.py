@@ -1,0 +1,1 @@
+"""From a trained run to a bundle: graph, numeric check, thresholds, contract."""

@@ -1,0 +1,49 @@
+"""What an engine is to the line: one method and a close. Checks are here, library calls in each backend's module."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rdedge.contract import TensorSpec
+from rdedge.errors import BackendError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """Raw answer for a batch; the caller owns the arrays.
+
+    ``anomaly_map``: float32 (N, 1, H, W); ``score``: float32 (N,). Unbounded above zero, comparable only with the
+    thresholds of the same graph.
+    """
+
+    anomaly_map: NDArray[np.float32]
+    score: NDArray[np.float32]
+
+
+class Backend(Protocol):
+    """An engine ready to run. Not thread-safe: one thread uses it."""
+
+    name: str
+
+    def infer(self, frame_u8: NDArray[np.uint8]) -> Prediction:
+        """Frames uint8 (N, H, W, 3) RGB as the contract says -> Prediction.
+
+        Raises BackendError; never returns stale data.
+        """
+
+    def close(self) -> None:
+        """Free what the engine holds; may be called twice."""
+
+
+def check_frame(frame_u8: NDArray[np.uint8], expected: TensorSpec) -> None:
+    """Raises BackendError unless dtype, shape and layout are what the contract says."""
+    if frame_u8.dtype != np.uint8 or frame_u8.shape != expected.shape or not frame_u8.flags.c_contiguous:
+        raise BackendError(
+            f"frame is {frame_u8.dtype} {frame_u8.shape}, "
+            f"the engine expects {expected.dtype} {expected.shape}, C-contiguous",
+            remedy="pass pictures through rdedge.preprocess",
+        )

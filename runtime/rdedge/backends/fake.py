@@ -1,0 +1,33 @@
+"""A backend without a model, for tests of lines, sinks and dashboards: dark pixels are anomalous."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rdedge.backends.base import Prediction, check_frame
+from rdedge.contract import GraphSpec
+from rdedge.errors import BackendError
+
+
+class FakeBackend:
+    """Answers with ``1 - mean(R, G, B) / 255`` at each pixel and its maximum: known without any weights."""
+
+    name = "fake"
+
+    def __init__(self, graph: GraphSpec):
+        self._graph = graph
+        self._closed = False
+
+    def infer(self, frame_u8: NDArray[np.uint8]) -> Prediction:
+        """See Backend.infer."""
+        if self._closed:
+            raise BackendError("the backend is closed", remedy="open the bundle again")
+        check_frame(frame_u8, self._graph.frame)
+        brightness = frame_u8.mean(axis=3, dtype=np.float32) / np.float32(255.0)
+        anomaly_map = (np.float32(1.0) - brightness)[:, np.newaxis]
+        return Prediction(anomaly_map=anomaly_map, score=anomaly_map.max(axis=(1, 2, 3)))
+
+    def close(self) -> None:
+        """See Backend.close."""
+        self._closed = True

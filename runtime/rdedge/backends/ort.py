@@ -1,0 +1,68 @@
+"""ONNX Runtime on the CPU: the backend that runs everywhere. The only module that imports onnxruntime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rdedge.backends.base import Prediction, check_frame
+from rdedge.contract import GraphSpec, TensorSpec
+from rdedge.errors import BackendError, MissingExtraError
+
+_EXPORT_AGAIN = "export the bundle again with `rdedge export`"
+_TYPES = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}
+
+
+class OnnxRuntimeBackend:
+    """Runs one ONNX graph on the CPU."""
+
+    name = "onnxruntime"
+
+    def __init__(self, graph_path: Path, graph: GraphSpec):
+        """Loads a graph file whose tensors must be those of ``graph``. Raises BackendError, MissingExtraError."""
+        try:
+            import onnxruntime as ort
+        except ImportError as exc:  # absent, or built for another numpy or libc
+            raise MissingExtraError(
+                f"ONNX Runtime cannot be loaded ({exc})", remedy="pip install 'rdedge[cpu]'"
+            ) from exc
+        options = ort.SessionOptions()
+        options.log_severity_level = 4  # its warnings go to stderr; its errors reach us as exceptions
+        try:
+            session = ort.InferenceSession(str(graph_path), options, providers=["CPUExecutionProvider"])
+        except Exception as exc:  # onnxruntime's exceptions share no base class
+            reason = (str(exc).splitlines() or [type(exc).__name__])[0]
+            raise BackendError(f"{graph_path}: ONNX Runtime refuses it ({reason})", remedy=_EXPORT_AGAIN) from exc
+        self._session: ort.InferenceSession | None = session
+        self._graph = graph
+        self._outputs = [graph.anomaly_map.name, graph.score.name]
+        actual = {t.name: (t.type, tuple(t.shape)) for t in (*session.get_inputs(), *session.get_outputs())}
+        for spec in (graph.frame, graph.anomaly_map, graph.score):
+            _check_tensor(spec, actual, graph_path)
+
+    def infer(self, frame_u8: NDArray[np.uint8]) -> Prediction:
+        """See Backend.infer."""
+        if self._session is None:
+            raise BackendError("the backend is closed", remedy="open the bundle again")
+        check_frame(frame_u8, self._graph.frame)
+        try:
+            anomaly_map, score = self._session.run(self._outputs, {self._graph.frame.name: frame_u8})
+        except Exception as exc:  # onnxruntime's exceptions share no base class
+            reason = (str(exc).splitlines() or [type(exc).__name__])[0]
+            raise BackendError(f"inference failed: {reason}", remedy="run `rdedge info` on the bundle") from exc
+        return Prediction(anomaly_map=anomaly_map, score=score)
+
+    def close(self) -> None:
+        """See Backend.close."""
+        self._session = None
+
+
+def _check_tensor(spec: TensorSpec, actual: dict[str, tuple[str, tuple[int, ...]]], graph_path: Path) -> None:
+    expected = (_TYPES[spec.dtype], spec.shape)
+    if actual.get(spec.name) != expected:
+        got = actual.get(spec.name, "no tensor of this name")
+        raise BackendError(
+            f"{graph_path}: tensor {spec.name} is {got}, the contract says {expected}", remedy=_EXPORT_AGAIN
+        )

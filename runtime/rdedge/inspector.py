@@ -1,0 +1,134 @@
+"""The façade: a bundle opened on an engine, one call a picture."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rdedge.backends import Backend, BackendName, open_backend
+from rdedge.bundle import Bundle, open_bundle
+from rdedge.contract import Precision
+from rdedge.errors import ImageError, UsageError
+from rdedge.frames import Frame, check_image
+from rdedge.judge import Verdict, judge
+from rdedge.preprocess import preprocess, region_of_interest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageTimes:
+    """Durations of one inspection in milliseconds of a monotonic clock."""
+
+    preprocess_ms: float
+    infer_ms: float
+    judge_ms: float
+
+    @property
+    def total_ms(self) -> float:
+        """All stages."""
+        return self.preprocess_ms + self.infer_ms + self.judge_ms
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspection:
+    """One judged frame."""
+
+    frame: Frame
+    verdict: Verdict
+    times: StageTimes
+
+
+class Inspector:
+    """Judges pictures with one bundle. Used from one thread; a context manager, or call ``close``.
+
+    >>> verdict = Inspector.open("bundle").inspect(image_bgr)
+    >>> verdict.is_anomalous, verdict.score, verdict.regions
+    """
+
+    def __init__(self, bundle: Bundle, backend: Backend, precision: Precision, threshold: float | None = None):
+        if bundle.contract.graph.frame.shape[0] != 1:
+            raise UsageError(
+                f"{bundle.path}: was exported for batches of {bundle.contract.graph.frame.shape[0]}",
+                remedy="export it again for single pictures",
+            )
+        if threshold is not None and not math.isfinite(threshold):
+            raise UsageError(
+                f"threshold {threshold} would pass every part or none", remedy="use a number, or leave it out"
+            )
+        spec = bundle.precision_spec(precision)
+        self.bundle = bundle
+        self.precision: Precision = precision
+        self.backend = backend
+        self.threshold = spec.image_threshold.value if threshold is None else threshold
+        self._pixel_threshold = spec.pixel_threshold.value
+        self._input = bundle.contract.input
+
+    @classmethod
+    def open(
+        cls,
+        bundle: str | Path,
+        *,
+        backend: BackendName = "onnxruntime",
+        precision: Precision = "fp32",
+        threshold: float | None = None,
+    ) -> Inspector:
+        """Verify and load a bundle. ``threshold`` overrides the contract's image threshold.
+
+        Raises BundleError, BackendError, MissingExtraError, UsageError.
+        """
+        opened = open_bundle(bundle)
+        engine = open_backend(opened, backend=backend, precision=precision)
+        try:
+            return cls(opened, engine, precision, threshold)
+        except BaseException:
+            engine.close()
+            raise
+
+    def inspect(self, image_bgr_u8: NDArray[np.uint8]) -> Verdict:
+        """A picture (H, W, 3) uint8 in BGR order, any size -> Verdict. Raises ImageError, BackendError."""
+        check_image(image_bgr_u8, "picture")
+        return self._judge(image_bgr_u8)[0]
+
+    def inspect_frame(self, frame: Frame) -> Inspection:
+        """The same for a frame of a source, with times; an error names the frame's source."""
+        try:
+            verdict, times = self._judge(frame.image_bgr_u8)
+        except ImageError as exc:
+            raise ImageError(f"{frame.source}: {exc.problem}", remedy=exc.remedy) from exc
+        return Inspection(frame=frame, verdict=verdict, times=times)
+
+    def _judge(self, image_bgr_u8: NDArray[np.uint8]) -> tuple[Verdict, StageTimes]:
+        started = time.perf_counter()
+        frame_u8 = preprocess(image_bgr_u8, self._input)
+        preprocessed = time.perf_counter()
+        prediction = self.backend.infer(frame_u8)
+        inferred = time.perf_counter()
+        verdict = judge(
+            prediction.anomaly_map[0, 0],
+            float(prediction.score[0]),
+            image_threshold=self.threshold,
+            pixel_threshold=self._pixel_threshold,
+            roi_xywh=region_of_interest(image_bgr_u8.shape[:2], self._input),
+        )
+        judged = time.perf_counter()
+        times = StageTimes(
+            preprocess_ms=(preprocessed - started) * 1e3,
+            infer_ms=(inferred - preprocessed) * 1e3,
+            judge_ms=(judged - inferred) * 1e3,
+        )
+        return verdict, times
+
+    def close(self) -> None:
+        """Free the engine; may be called twice."""
+        self.backend.close()
+
+    def __enter__(self) -> Inspector:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()

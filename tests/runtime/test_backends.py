@@ -1,0 +1,139 @@
+"""Every backend gives the known answer of the tiny model, and refuses what is not the contract's frame."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from msgspec.structs import replace
+from onnx import TensorProto, helper, numpy_helper
+
+from rdedge.backends import Backend, open_backend
+from rdedge.backends.ort import OnnxRuntimeBackend
+from rdedge.bundle import open_bundle
+from rdedge.contract import GraphSpec
+from rdedge.errors import BackendError, UsageError
+
+FRAME = np.random.default_rng(0).integers(0, 256, (1, 48, 64, 3), dtype=np.uint8)
+
+
+@pytest.fixture(params=["onnxruntime", "fake"])
+def backend(request: pytest.FixtureRequest, bundle: Path) -> Iterator[Backend]:
+    opened = open_backend(open_bundle(bundle), backend=request.param)
+    assert opened.name == request.param
+    yield opened
+    opened.close()
+
+
+def test_the_answer_is_the_known_one(backend: Backend) -> None:
+    prediction = backend.infer(FRAME)
+    expected = 1.0 - FRAME.astype(np.float64).mean(axis=3) / 255.0
+    assert (prediction.anomaly_map.shape, prediction.anomaly_map.dtype) == ((1, 1, 48, 64), np.float32)
+    assert (prediction.score.shape, prediction.score.dtype) == ((1,), np.float32)
+    np.testing.assert_allclose(prediction.anomaly_map[:, 0], expected, atol=1e-6)
+    np.testing.assert_allclose(prediction.score, expected.max(), atol=1e-6)
+
+
+def test_an_answer_is_not_overwritten_by_the_next(backend: Backend) -> None:
+    first = backend.infer(FRAME)
+    kept = first.anomaly_map.copy(), first.score.copy()
+    backend.infer(np.zeros_like(FRAME))
+    assert (first.anomaly_map == kept[0]).all() and (first.score == kept[1]).all()
+    first.anomaly_map[:] = 0  # and is the caller's to change
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        FRAME.astype(np.float32),
+        FRAME[0],
+        FRAME[:, :, :32],
+        FRAME[:, ::-1],
+        np.repeat(FRAME, 2, axis=0),
+        FRAME.transpose(0, 3, 1, 2),
+    ],
+    ids=["float", "no batch", "narrow", "upside down view", "two", "channels first"],
+)
+def test_another_frame_is_refused_with_what_was_expected(backend: Backend, frame: np.ndarray) -> None:
+    with pytest.raises(BackendError, match=r"the engine expects uint8 \(1, 48, 64, 3\), C-contiguous; pass pictures"):
+        backend.infer(frame)
+
+
+def test_a_closed_backend_says_so_and_closes_again(backend: Backend) -> None:
+    backend.close()
+    backend.close()
+    with pytest.raises(BackendError, match="the backend is closed; open the bundle again"):
+        backend.infer(FRAME)
+
+
+def test_an_unknown_backend_is_refused(bundle: Path) -> None:
+    with pytest.raises(UsageError, match="no backend 'tensorflow'; use one of: onnxruntime, fake"):
+        open_backend(open_bundle(bundle), backend="tensorflow")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "fake"])
+def test_a_precision_the_bundle_lacks_is_refused(bundle: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="has no int8 graph"):
+        open_backend(open_bundle(bundle), backend=name, precision="int8")  # type: ignore[arg-type]
+
+
+def test_a_file_that_is_no_graph_is_refused(tmp_path: Path, graph: GraphSpec) -> None:
+    for data in (b"", b"not a graph"):
+        (tmp_path / "model.onnx").write_bytes(data)
+        with pytest.raises(BackendError, match=r"model\.onnx: ONNX Runtime refuses it \(.*export the bundle again"):
+            OnnxRuntimeBackend(tmp_path / "model.onnx", graph)
+
+
+@pytest.mark.parametrize("tensor", ["frame", "anomaly_map", "score"])
+def test_a_graph_that_is_not_the_contracts_is_refused(bundle: Path, graph: GraphSpec, tensor: str) -> None:
+    spec = getattr(graph, tensor)
+    renamed = replace(graph, **{tensor: replace(spec, name="other")})
+    with pytest.raises(BackendError, match=r"tensor other is no tensor of this name, the contract says \('tensor"):
+        OnnxRuntimeBackend(bundle / "model.onnx", renamed)
+
+
+def test_a_graph_of_another_size_is_refused(write_bundle: Callable[..., Path], graph: GraphSpec) -> None:
+    other = write_bundle("other", size_hw=(32, 32)) / "model.onnx"
+    with pytest.raises(BackendError, match=r"tensor frame is \('tensor\(uint8\)', \(1, 32, 32, 3\)\), the contract"):
+        OnnxRuntimeBackend(other, graph)
+
+
+def lookup_graph() -> bytes:
+    """Looks every value of the frame up in a table of 100: a value of 100 and more fails while running, not before."""
+    constants = {
+        "flat": np.array([-1], np.int64),
+        "like_frame": np.array([1, 48, 64, 3], np.int64),
+        "axis": np.array([1], np.int64),
+        "table": np.zeros(100, np.float32),
+    }
+    nodes = [
+        helper.make_node("Reshape", ["frame", "flat"], ["values"]),
+        helper.make_node("Cast", ["values"], ["positions"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["table", "positions"], ["found"]),
+        helper.make_node("Reshape", ["found", "like_frame"], ["pixels"]),
+        helper.make_node("ReduceMean", ["pixels"], ["mean"], axes=[3], keepdims=0),
+        helper.make_node("Unsqueeze", ["mean", "axis"], ["anomaly_map"]),
+        helper.make_node("ReduceMax", ["anomaly_map"], ["score"], axes=[1, 2, 3], keepdims=0),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "lookup",
+        [helper.make_tensor_value_info("frame", TensorProto.UINT8, [1, 48, 64, 3])],
+        [
+            helper.make_tensor_value_info("anomaly_map", TensorProto.FLOAT, [1, 1, 48, 64]),
+            helper.make_tensor_value_info("score", TensorProto.FLOAT, [1]),
+        ],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    return bytes(model.SerializeToString())
+
+
+def test_an_engine_that_fails_on_a_frame_raises(tmp_path: Path, graph: GraphSpec) -> None:
+    (tmp_path / "model.onnx").write_bytes(lookup_graph())
+    backend = OnnxRuntimeBackend(tmp_path / "model.onnx", graph)
+    assert backend.infer(np.full_like(FRAME, 99)).score[0] == 0.0
+    with pytest.raises(BackendError, match=r"inference failed: .*; run `rdedge info` on the bundle"):
+        backend.infer(np.full_like(FRAME, 100))

@@ -1,0 +1,198 @@
+"""contract.json is read strictly: what is missing, unknown, mistyped, out of range or edited is refused by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from rdedge.contract import CONTRACT_FILE, Threshold, decode_contract, encode_contract
+from rdedge.errors import BundleError, ContractError
+
+PATH = Path("bundle/contract.json")
+FREE_KEYS = ("files", "versions", "precisions")  # objects whose keys are names, not fields
+
+
+@pytest.fixture
+def contract(bundle: Path) -> dict[str, Any]:
+    decoded: dict[str, Any] = json.loads((bundle / CONTRACT_FILE).read_bytes())
+    return decoded
+
+
+def fields_of(value: object, place: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The place of every field of the contract and of the objects in it."""
+    if isinstance(value, dict):
+        for key, below in value.items():
+            if not (place and place[-1] in FREE_KEYS):
+                yield (*place, key)
+            yield from fields_of(below, (*place, key))
+
+
+def owner_of(contract: dict[str, Any], place: tuple[str, ...]) -> dict[str, Any]:
+    for key in place[:-1]:
+        contract = contract[key]
+    return contract
+
+
+def refusal(data: bytes) -> str:
+    with pytest.raises(ContractError) as caught:
+        decode_contract(data, PATH)
+    message = str(caught.value)
+    assert message.startswith("bundle/contract.json: ")
+    assert "export the bundle again" in message
+    return message
+
+
+def edited(contract: dict[str, Any], place: str, value: object) -> dict[str, Any]:
+    *path, last = place.split(".")
+    owner_of(contract, (*path, last))[last] = value
+    return contract
+
+
+def test_what_is_written_is_read_back_equal(bundle: Path) -> None:
+    data = (bundle / CONTRACT_FILE).read_bytes()
+    contract = decode_contract(data, PATH)
+    assert contract.input.size_hw == (48, 64)
+    assert encode_contract(contract) == data
+
+
+def test_a_contract_error_is_a_bundle_error() -> None:
+    assert issubclass(ContractError, BundleError)
+
+
+def test_every_key_is_required(contract: dict[str, Any]) -> None:
+    places = list(fields_of(contract))
+    assert len(places) > 50
+    for place in places:
+        copy = json.loads(json.dumps(contract))
+        del owner_of(copy, place)[place[-1]]
+        assert f"missing required field `{place[-1]}`" in refusal(json.dumps(copy).encode())
+
+
+def test_no_other_key_is_taken(contract: dict[str, Any]) -> None:
+    for place in fields_of(contract):
+        copy = json.loads(json.dumps(contract))
+        owner_of(copy, place)["surprise"] = 1
+        assert "unknown field `surprise`" in refusal(json.dumps(copy).encode())
+
+
+def test_every_field_has_one_type(contract: dict[str, Any]) -> None:
+    for place in fields_of(contract):
+        if place == ("schema_version",):
+            continue  # has its own message, below
+        copy = json.loads(json.dumps(contract))
+        owner_of(copy, place)[place[-1]] = [{"not": "this"}]
+        assert "xpected" in refusal(json.dumps(copy).encode())
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", 1.5, None, {"major": 1}])
+def test_another_schema_version_is_named(contract: dict[str, Any], version: object) -> None:
+    message = refusal(json.dumps(contract | {"schema_version": version}).encode())
+    assert f"schema version {json.dumps(version)}, this rdedge reads 1" in message
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "says"),
+    [
+        ("input.size_hw", [48, 16], ">= 32"),
+        ("input.size_hw", [48, 5000], "<= 4096"),
+        ("input.size_hw", [48], "length 2"),
+        ("input.colour_order", "bgr", "Invalid enum value 'bgr'"),
+        ("input.roi_xywh", [-1, 0, 32, 32], ">= 0"),
+        ("input.size_hw", [64, 48], "does not fit size_hw (64, 48)"),
+        ("graph.opset", 16, ">= 17"),
+        ("graph.frame.shape", [1, 48, 64, 4], "frame must be uint8 (N, H, W, 3)"),
+        ("graph.frame.shape", [1, 48, 64], "frame must be uint8 (N, H, W, 3)"),
+        ("graph.frame.dtype", "float32", "frame must be uint8 (N, H, W, 3)"),
+        ("graph.frame.shape", [0, 48, 64, 3], ">= 1"),
+        ("graph.anomaly_map.shape", [1, 1, 24, 32], "anomaly_map must be float32 (1, 1, 48, 64)"),
+        ("graph.score.shape", [2], "score must be float32 (1,)"),
+        ("model.parameters", -1, ">= 0"),
+        ("model.weights_sha256", "A" * 64, "matching regex"),
+        ("precisions", {}, "at least one precision"),
+        ("precisions", {"fp64": {}}, "Invalid enum value 'fp64'"),
+        ("precisions.fp32.file", "other.onnx", "names other.onnx, which is not under files"),
+        ("precisions.fp32.image_threshold.expected_rate", 1.5, "<= 1.0"),
+        ("files", {"model.onnx": "short"}, "matching regex"),
+    ],
+)
+def test_values_have_their_range(contract: dict[str, Any], place: str, value: object, says: str) -> None:
+    assert says in refusal(json.dumps(edited(contract, place, value)).encode())
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../x", "a/../../x", "/etc/passwd", "a\\b", "..", ".", "", "./x", "a//b", "a/", "a\0b", "a\nb", "C:\\x"],
+)
+def test_a_file_name_stays_in_the_bundle(
+    contract: dict[str, Any], reseal: Callable[[dict[str, object]], bytes], name: str
+) -> None:
+    data = reseal(edited(contract, "files", contract["files"] | {name: "0" * 64}))
+    assert "leaves the bundle" in refusal(data)
+
+
+@pytest.mark.parametrize("value", [b"NaN", b"Infinity", b"1e999", b"null", b'"0.5"'])
+def test_a_threshold_is_a_finite_number(bundle: Path, value: bytes) -> None:
+    data = (bundle / CONTRACT_FILE).read_bytes()
+    changed = data.replace(b'"value": 0.5', b'"value": ' + value)
+    assert changed != data
+    refusal(changed)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_threshold_that_is_not_finite_cannot_be_made(value: float) -> None:
+    with pytest.raises(ValueError, match="must be finite"):
+        Threshold(value=value, rule="quantile", target_rate=0.01, expected_rate=0.01, samples=99)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"value": 0.5', b'"value": 0.6'),
+        (b'"seed": 7', b'"seed": 8'),
+        (b"darkness", b"Darkness"),
+        (b'"seed": 7', b'"seed":7'),
+        (b"1e-6", b"1E-6"),
+        (b"  ", b"\t"),
+    ],
+    ids=["threshold", "seed", "name", "space", "same number", "tab"],
+)
+def test_an_edit_is_noticed_even_where_it_changes_nothing(bundle: Path, old: bytes, new: bytes) -> None:
+    data = (bundle / CONTRACT_FILE).read_bytes()
+    assert old in data
+    assert "was changed after export" in refusal(data.replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b"{",
+        b"{}",
+        b"\xef\xbb\xbf{}",
+        b"\xff\xfe",
+        b'{"created_utc": "\xff"}',
+        b'{"a":' * 100_000,
+        b'{"schema_version": ' + b"[" * 100_000,
+        b'{"schema_version": ' + b"9" * 10_000 + b"}",
+    ],
+    ids=["empty", "null", "list", "half", "no keys", "BOM", "UTF-16", "not UTF-8", "deep", "deeper", "long number"],
+)
+def test_what_is_no_contract_is_refused(data: bytes) -> None:
+    refusal(data)
+
+
+def test_export_cannot_write_what_the_line_would_refuse(bundle: Path) -> None:
+    contract = decode_contract((bundle / CONTRACT_FILE).read_bytes(), PATH)
+    with pytest.raises(ContractError, match="was changed after export"):
+        encode_contract(msgspec.structs.replace(contract, created_utc="later"))
+    parity = msgspec.structs.replace(contract.precisions["fp32"].parity, max_abs_map=float("nan"))
+    spec = msgspec.structs.replace(contract.precisions["fp32"], parity=parity)
+    with pytest.raises(ContractError, match="max_abs_map"):
+        encode_contract(msgspec.structs.replace(contract, precisions={"fp32": spec}))

@@ -1,0 +1,1 @@
+"""Training of the Reverse Distillation detector in PyTorch, and its evaluation."""

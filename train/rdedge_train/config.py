@@ -1,0 +1,51 @@
+"""Everything that decides what a training run computes; recorded in the run and compared on resuming."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from rdedge.contract import InputSpec
+from rdedge.errors import UsageError
+from rdedge_train.loss import LossReading
+from rdedge_train.model import MODELS, SIZE_MULTIPLE_PX, Head, family_of
+from rdedge_train.paper import Ocbe
+
+_DEFAULT_EPOCHS = {"edge": 40, "paper": 200}  # 200: the official schedule
+
+
+class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A run's settings. ``learning_rate`` is the peak where the schedule is ``cosine``."""
+
+    model: str
+    input: InputSpec
+    ocbe: Ocbe
+    loss: LossReading
+    head: Head
+    epochs: Annotated[int, Meta(ge=1)]
+    batch_size: Annotated[int, Meta(ge=1)]
+    learning_rate: Annotated[float, Meta(gt=0)]
+    seed: Annotated[int, Meta(ge=0)]
+    held_out_share: Annotated[float, Meta(gt=0, lt=1)]
+    teacher_weights: str
+
+    def __post_init__(self) -> None:
+        if self.model not in MODELS:
+            raise UsageError(f"no model {self.model!r}", remedy=f"use one of: {', '.join(MODELS)}")
+        if any(side % SIZE_MULTIPLE_PX for side in self.input.size_hw):
+            height, width = self.input.size_hw
+            raise UsageError(
+                f"image size {height}x{width}", remedy=f"use multiples of {SIZE_MULTIPLE_PX} pixels, e.g. 256x256"
+            )
+
+
+def default_head(model: str) -> Head:
+    """The paper's plain sum for its own models."""
+    return "position" if family_of(model) == "edge" else "plain"
+
+
+def default_epochs(model: str) -> int:
+    """How long a model is trained unless told otherwise."""
+    return _DEFAULT_EPOCHS[family_of(model)]

@@ -1,0 +1,62 @@
+"""Teacher features of a set of frames: computed once and kept where memory allows, again at each use where not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rdedge_train.teachers import Teacher
+
+_CHUNK = 16  # frames a teacher pass: the same whether cached or not, so that both give the same bits
+
+
+class TeacherFeatures:
+    """Features of ``frames_u8`` (n, H, W, 3) by index. The teacher is frozen, so keeping them changes nothing."""
+
+    def __init__(self, teacher: Teacher, frames_u8: NDArray[np.uint8], device: torch.device, *, budget_bytes: int):
+        """``budget_bytes``: keep the features in main memory if they fit, else compute them at each use."""
+        self._teacher = teacher
+        self._frames_u8 = frames_u8
+        self._device = device
+        sample = self._compute(np.arange(min(1, len(frames_u8))))
+        self.bytes_needed = sum(f.numel() * f.element_size() for f in sample) * len(frames_u8)
+        self.is_kept = self.bytes_needed <= budget_bytes
+        self._kept: list[Tensor] = []
+        if self.is_kept:
+            self._kept = [torch.empty((len(frames_u8), *f.shape[1:])) for f in sample]
+            for start in range(0, len(frames_u8), _CHUNK):
+                stop = min(start + _CHUNK, len(frames_u8))
+                for kept, level in zip(self._kept, self._compute(np.arange(start, stop)), strict=True):
+                    kept[start:stop] = level.cpu()
+
+    def __len__(self) -> int:
+        return len(self._frames_u8)
+
+    def batch(self, indices: NDArray[np.int64]) -> list[Tensor]:
+        """Features, fine to coarse, each (len(indices), C, h, w) on the device."""
+        if not self.is_kept:
+            return self._compute(indices)
+        chosen = torch.from_numpy(indices)
+        return [level[chosen].to(self._device) for level in self._kept]
+
+    def in_order(self) -> Iterator[list[Tensor]]:
+        """Features of all frames, chunk by chunk."""
+        for start in range(0, len(self), _CHUNK):
+            yield self.batch(np.arange(start, min(start + _CHUNK, len(self)), dtype=np.int64))
+
+    @torch.no_grad()
+    def _compute(self, indices: NDArray[np.int64] | Sequence[int]) -> list[Tensor]:
+        frame = torch.from_numpy(self._frames_u8[indices]).to(self._device)
+        features: list[Tensor] = self._teacher(frame)
+        return features
+
+
+def memory_budget_bytes(processes: int) -> int:
+    """Half of the memory that is free now, shared by the processes on this machine."""
+    with open("/proc/meminfo", encoding="ascii") as f:
+        rows = dict(line.split(":", 1) for line in f)
+    return int(rows["MemAvailable"].split()[0]) * 1024 // 2 // processes

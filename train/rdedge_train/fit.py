@@ -1,0 +1,206 @@
+"""The training loop: deterministic by seed, resumable after every epoch, on one process or many."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from rdedge.errors import RunError, UsageError
+from rdedge_train.config import TrainConfig
+from rdedge_train.data import Frames, find_images, read_frames, split_good, usable_images
+from rdedge_train.distributed import World, summed, use_global_batch_norm
+from rdedge_train.features import TeacherFeatures, memory_budget_bytes
+from rdedge_train.loss import distillation_loss
+from rdedge_train.model import Detector, family_of
+from rdedge_train.run_folder import (
+    RUN_FILE,
+    WEIGHTS_FILE,
+    EpochRecord,
+    RunRecord,
+    load_state,
+    open_run,
+    read_record,
+    save_finished,
+    save_state,
+    write_record,
+)
+from rdedge_train.teachers import load_teacher_weights
+from rdedge_train.versions import library_versions
+
+ADAM_BETAS = (0.5, 0.999)  # the official code's
+
+
+def fit(data: Path, out: Path, config: TrainConfig, world: World, *, skip_bad: bool = False) -> list[EpochRecord]:
+    """Train ``config`` on the good images of ``data`` into the run folder ``out``; resumes what is there.
+
+    Returns the history. Raises DatasetError, WeightsError, RunError, UsageError.
+    """
+    if config.batch_size < world.size:
+        raise UsageError(
+            f"batch size {config.batch_size} for {world.size} processes", remedy="use a larger --batch-size"
+        )
+    _seed_everything(config.seed)
+    dataset = find_images(data)
+    paths, bad = usable_images(dataset.good_paths, config.input, skip_bad=skip_bad)
+    train_paths, held_out_paths = split_good(paths, config.held_out_share, config.seed)
+    train = read_frames(data, train_paths, config.input)
+    held_out = read_frames(data, held_out_paths, config.input)
+    detector = Detector(config.model, config.input.size_hw, ocbe=config.ocbe, head=config.head)
+    teacher_name = load_teacher_weights(detector.teacher, config.model, config.teacher_weights)
+    record = _record(config, teacher_name, data, train, held_out, [e.problem for e in bad])
+    if world.is_first:
+        for error in bad:
+            print(f"skipped {error.problem}", file=sys.stderr)
+        _start_or_check(out, record, held_out.frames_u8)
+    if (out / WEIGHTS_FILE).exists():
+        return open_run(out).history
+    return _train(detector.to(world.device), train, held_out, out, config, world)
+
+
+def _train(
+    detector: Detector, train: Frames, held_out: Frames, out: Path, config: TrainConfig, world: World
+) -> list[EpochRecord]:
+    budget = memory_budget_bytes(world.local_size)
+    features = TeacherFeatures(detector.teacher, train.frames_u8, world.device, budget_bytes=budget)
+    held_out_features = TeacherFeatures(detector.teacher, held_out.frames_u8, world.device, budget_bytes=budget // 4)
+    restorer: nn.Module = detector.restorer
+    optimiser = torch.optim.Adam(restorer.parameters(), lr=config.learning_rate, betas=ADAM_BETAS)
+    history = load_state(out, restorer, optimiser)
+    if world.size > 1:
+        use_global_batch_norm(restorer)
+        restorer = DistributedDataParallel(restorer, broadcast_buffers=False)
+    steps = math.ceil(len(features) / config.batch_size)
+    is_quiet = not world.is_first or not sys.stderr.isatty()
+    with tqdm(total=config.epochs * steps, initial=len(history) * steps, disable=is_quiet, unit="step") as bar:
+        for epoch in range(len(history) + 1, config.epochs + 1):
+            detector.restorer.train()
+            total = 0.0
+            for step, indices in enumerate(batches(len(features), config.batch_size, config.seed, epoch)):
+                set_learning_rate(optimiser, config, (epoch - 1) * steps + step, config.epochs * steps)
+                total += _step(restorer, optimiser, features, indices, config, world) * len(indices)
+                bar.update()
+            loss = total / len(features)
+            if not math.isfinite(loss):
+                raise RunError(f"the loss became {loss} in epoch {epoch}", remedy="lower --learning-rate")
+            score = held_out_score(detector, held_out_features)
+            history.append(EpochRecord(epoch=epoch, loss=loss, held_out_score=score))
+            if world.is_first:
+                save_state(out, detector.restorer, optimiser, history)
+                bar.set_postfix(epoch=f"{epoch}/{config.epochs}", loss=f"{loss:.4f}", held_out=f"{score:.4f}")
+                if is_quiet:
+                    print(
+                        f"epoch {epoch}/{config.epochs}  loss {loss:.4f}  held-out score {score:.4f}", file=sys.stderr
+                    )
+    if world.is_first:
+        if detector.head is not None:
+            detector.head.fit(all_level_maps(detector, features))
+        save_finished(out, detector, history)
+    return history
+
+
+def _step(
+    restorer: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    features: TeacherFeatures,
+    indices: NDArray[np.int64],
+    config: TrainConfig,
+    world: World,
+) -> float:
+    """One optimiser step on this process's share of a batch; returns the mean loss over the whole batch."""
+    teacher = features.batch(indices[world.rank :: world.size])
+    losses: Tensor = distillation_loss(teacher[:3], restorer(teacher), config.loss)
+    # DDP averages gradients over processes, whose shares may differ by one: weigh each by what it holds.
+    loss = losses.sum() * (world.size / len(indices))
+    optimiser.zero_grad(set_to_none=True)
+    torch.autograd.backward(loss)
+    optimiser.step()
+    return summed(float(losses.detach().sum()), world) / len(indices)
+
+
+def batches(n: int, batch_size: int, seed: int, epoch: int) -> Iterator[NDArray[np.int64]]:
+    """The epoch's batches: a permutation drawn from (seed, epoch) alone, cut into nearly equal parts.
+
+    Nearly equal instead of a short last batch, whose batch-norm statistics would be poor.
+    """
+    order = np.random.default_rng([seed, epoch]).permutation(n).astype(np.int64)
+    yield from np.array_split(order, math.ceil(n / batch_size))
+
+
+def set_learning_rate(optimiser: torch.optim.Optimizer, config: TrainConfig, step: int, steps: int) -> None:
+    """Constant for the paper's models, as in the official code; for the edge family a cosine to zero."""
+    rate = config.learning_rate
+    if family_of(config.model) == "edge":
+        rate *= 0.5 * (1.0 + math.cos(math.pi * step / steps))
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+
+
+@torch.no_grad()
+def all_level_maps(detector: Detector, features: TeacherFeatures) -> list[Tensor]:
+    """Cosine distance maps (n, 1, h, w) of every part, fine to coarse, on the device."""
+    detector.eval()
+    chunks = [detector.level_maps(batch) for batch in features.in_order()]
+    return [torch.cat(level) for level in zip(*chunks, strict=True)]
+
+
+@torch.no_grad()
+def held_out_score(detector: Detector, features: TeacherFeatures) -> float:
+    """Mean image score of held-out good parts."""
+    detector.eval()
+    return float(torch.cat([detector.judge_features(batch)[1] for batch in features.in_order()]).mean())
+
+
+def _seed_everything(seed: int) -> None:
+    torch.manual_seed(seed)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def _record(
+    config: TrainConfig, teacher: str, data: Path, train: Frames, held_out: Frames, skipped: list[str]
+) -> RunRecord:
+    def names(frames: Frames) -> list[str]:
+        return [p.relative_to(data).as_posix() for p in frames.paths]
+
+    return RunRecord(
+        config=config,
+        teacher=teacher,
+        data=str(data),
+        train_images=names(train),
+        train_sha256=train.sha256,
+        held_out_images=names(held_out),
+        held_out_sha256=held_out.sha256,
+        skipped_images=skipped,
+        versions=library_versions("torch", "torchvision"),
+    )
+
+
+def _start_or_check(out: Path, record: RunRecord, held_out_u8: NDArray[np.uint8]) -> None:
+    """Begin a run, or make sure that the one there is the same. Raises RunError."""
+    if not (out / RUN_FILE).exists():
+        if out.exists() and any(not p.name.startswith(".") and p.name != "held_out.npy" for p in out.iterdir()):
+            raise RunError(f"{out}: is not empty and not a run", remedy="name a new folder")
+        out.mkdir(parents=True, exist_ok=True)
+        write_record(out, record, held_out_u8)
+        return
+    there = read_record(out)
+    for field in ("config", "teacher", "train_sha256", "held_out_sha256"):
+        old, new = getattr(there, field), getattr(record, field)
+        if old == new:
+            continue
+        if field == "config":
+            names = [f for f in msgspec.structs.asdict(old) if getattr(old, f) != getattr(new, f)]
+            field, old, new = names[0], getattr(old, names[0]), getattr(new, names[0])
+        raise RunError(
+            f"{out}: was started with {field} {old}, now asked for {new}",
+            remedy="repeat the first command to resume, or name a new folder",
+        )

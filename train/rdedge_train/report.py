@@ -1,0 +1,252 @@
+"""The report of a training run: one HTML file with charts, tables and judged parts, readable without internet."""
+
+from __future__ import annotations
+
+import base64
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from rdedge_train.charts import histogram, roc
+from rdedge_train.metrics import auroc
+
+GOOD = "good"
+EN_DASH = "\N{EN DASH}"  # stands where a table has no value
+COLOUR_RANGE = (0.5, 1.5)  # of the threshold: its middle is where a part is rejected
+_PICTURE_PX = 288  # longest side; the page shows pictures smaller, so this is sharp on dense screens too
+_JPEG_QUALITY = 80
+_OVERLAY_OPACITY = 0.7
+_MASK_RGB = (214, 40, 20)
+
+_STYLE = """
+:root{color-scheme:light;--ink:#1c2430;--soft:#5a6675;--line:#dde2e8;--good:#2f6fb0;--defective:#c2491d;--wash:#f6f8fa}
+*{box-sizing:border-box}
+body{margin:0;background:#fff;color:var(--ink);font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
+main{max-width:1160px;margin:0 auto;padding:32px 20px 56px}
+h1{font-size:1.75rem;line-height:1.2;margin:0 0 20px}h2{font-size:1.25rem;margin:40px 0 12px}
+h3{font-size:1.05rem;margin:28px 0 10px}h1,h3,h4,dd{overflow-wrap:anywhere}
+p{margin:0 0 12px;color:var(--soft);max-width:75ch}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px}
+.tiles div{background:var(--wash);border:1px solid var(--line);border-radius:8px;padding:12px 16px}
+.tiles b{display:block;font-size:1.5rem;line-height:1.25;font-variant-numeric:tabular-nums}
+.tiles span{color:var(--soft);font-size:.87rem}
+.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));gap:24px}
+figure{margin:0}figcaption{color:var(--soft);font-size:.87rem}svg{display:block;width:100%;height:auto}
+.charts svg{max-width:560px}.axis{stroke:#9aa5b1}.grid{stroke:#e9edf1}
+svg text{font-size:13px;fill:var(--soft);stroke:#fff;stroke-width:4px;paint-order:stroke}
+.bar.good,svg text.good{fill:var(--good)}.bar.defective,svg text.defective{fill:var(--defective)}
+.threshold{stroke:var(--ink);stroke-width:1.5;stroke-dasharray:5 4}
+.roc{fill:none;stroke:var(--good);stroke-width:2.5;stroke-linejoin:round}.under{fill:var(--good);opacity:.1}
+.chance{stroke:#9aa5b1;stroke-dasharray:3 4}
+.scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
+th,td{padding:7px 14px 7px 0;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}
+th{color:var(--soft);font-weight:600;font-size:.87rem}
+dl{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,260px),1fr));gap:10px 28px;margin:0}
+dt{color:var(--soft);font-size:.87rem}dd{margin:0}.legend{max-width:420px;margin-bottom:12px}
+.parts{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,500px),1fr));gap:16px}
+.part{border:1px solid var(--line);border-radius:8px;padding:12px 14px;break-inside:avoid}
+.part h4{font-size:.95rem;margin:0}.part>p{margin:0 0 8px;font-size:.87rem}
+.right{color:#1d7044;font-weight:600}.wrong{color:#b3261e;font-weight:600}
+.pictures{display:grid;grid-template-columns:repeat(3,1fr);gap:8px}
+.pictures img{display:block;width:100%;height:auto;border-radius:4px}
+.nothing{display:grid;place-items:center;background:var(--wash);border-radius:4px;color:var(--soft);font-size:.8rem}
+footer{margin-top:48px;border-top:1px solid var(--line);padding-top:12px;color:var(--soft);font-size:.87rem}
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedPart:
+    """One part with everything that is drawn of it; all pictures in the size of the detector's input.
+
+    Raises ValueError for shapes that do not match and for numbers that are not finite.
+    """
+
+    name: str
+    """File name relative to the data folder, e.g. ``crack/003.png``."""
+    defect: str
+    """``good`` or the kind of defect."""
+    score: float
+    frame_rgb_u8: NDArray[np.uint8]
+    """(H, W, 3), as the detector saw it."""
+    anomaly_map: NDArray[np.float32]
+    """(H, W), in the unit of the score."""
+    mask: NDArray[np.bool_] | None
+    """(H, W), True where the part is defective; None where nobody marked it."""
+
+    def __post_init__(self) -> None:
+        size_hw = self.anomaly_map.shape
+        if self.frame_rgb_u8.shape != (*size_hw, 3) or (self.mask is not None and self.mask.shape != size_hw):
+            mask = "no mask" if self.mask is None else f"mask {self.mask.shape}"
+            raise ValueError(f"{self.name}: frame {self.frame_rgb_u8.shape}, map {size_hw}, {mask}: sizes differ")
+        if not (math.isfinite(self.score) and np.isfinite(self.anomaly_map).all()):
+            raise ValueError(f"{self.name}: the score or a pixel of the map is NaN or infinite")
+
+
+def write_report(
+    path: Path,
+    *,
+    title: str,
+    facts: Mapping[str, str],
+    metrics_rows: Sequence[Mapping[str, str]],
+    scores: NDArray[np.float64],
+    defects: Sequence[str],
+    threshold: float,
+    parts: Mapping[str, Sequence[JudgedPart]],
+) -> None:
+    """Write the report; a reader of ``path`` sees the old file or the whole new one, never a piece.
+
+    ``scores`` (n,) and ``defects`` (n; ``good`` or the kind of defect) are of every judged part and feed the charts;
+    ``parts`` are the few that are shown, by heading. A part is rejected when its score is above ``threshold``.
+    All strings may hold anything, they are escaped. Raises ValueError for unequal lengths, no part at all, a score that
+    is not finite and a threshold that is not positive; OSError if the folder cannot be written.
+    """
+    if scores.shape != (len(defects),) or not len(scores):
+        raise ValueError(f"{scores.shape} scores and {len(defects)} defects; expected as many, and at least one")
+    if not np.isfinite(scores).all():
+        raise ValueError("a score is NaN or infinite")
+    if not (math.isfinite(threshold) and threshold > 0):
+        raise ValueError(f"threshold is {threshold}; expected a positive number")
+    is_defective = np.array([defect != GOOD for defect in defects])
+    body = [
+        f"<h1>{escape(title)}</h1>",
+        _tiles(scores, is_defective, threshold),
+        '<h2>Scores</h2><div class="charts">',
+        histogram(scores, is_defective, threshold),
+        roc(scores, is_defective, threshold),
+        "</div>",
+        f"<h2>Metrics</h2>{_table(metrics_rows)}" if metrics_rows else "",
+        _gallery(parts, threshold),
+        f"<h2>How it was made</h2>{_fact_list(facts)}" if facts else "",
+    ]
+    page = (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n<body><main>\n"
+        + "\n".join(body)
+        + "\n<footer>Written by rdedge. This file holds everything it shows.</footer></main></body></html>\n"
+    )
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        # File names that are not UTF-8 reach us with characters that cannot be written.
+        unfinished.write_text(page, encoding="utf-8", errors="replace")
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _tiles(scores: NDArray[np.float64], is_defective: NDArray[np.bool_], threshold: float) -> str:
+    is_rejected = scores > threshold
+    n_defective = int(is_defective.sum())
+    n_good = len(scores) - n_defective
+    tiles = [(f"{len(scores)}", f"parts judged: {n_good} good, {n_defective} defective")]
+    if n_defective:
+        tiles.append((f"{int((is_rejected & is_defective).sum())} of {n_defective}", "defective parts rejected"))
+    if n_good:
+        tiles.append((f"{int((is_rejected & ~is_defective).sum())} of {n_good}", "good parts rejected"))
+    if n_good and n_defective:
+        tiles.append((f"{auroc(scores, is_defective):.4f}", "AUROC over parts"))
+    tiles.append((f"{threshold:.4g}", "threshold: a part scoring above it is rejected"))
+    return f'<div class="tiles">{"".join(f"<div><b>{big}</b><span>{text}</span></div>" for big, text in tiles)}</div>'
+
+
+def _table(rows: Sequence[Mapping[str, str]]) -> str:
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in columns)
+    body = ""
+    for row in rows:
+        body += f"<tr>{''.join(f'<td>{escape(row.get(column, EN_DASH))}</td>' for column in columns)}</tr>"
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _fact_list(facts: Mapping[str, str]) -> str:
+    return f"<dl>{''.join(f'<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>' for k, v in facts.items())}</dl>"
+
+
+def _gallery(parts: Mapping[str, Sequence[JudgedPart]], threshold: float) -> str:
+    """Every heading that has parts, under one legend."""
+    sections = ""
+    for heading, shown in parts.items():
+        if shown:
+            cards = "".join(_card(part, threshold) for part in shown)
+            sections += f'<h3>{escape(heading)}</h3><div class="parts">{cards}</div>'
+    return _legend(threshold) + sections if sections else ""
+
+
+def _heat_colours(level: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Level (H, W), 0..1 on the scale -> RGB colours (H, W, 3), and opacity (H, W, 1), full from the middle on."""
+    colours_bgr = cv2.applyColorMap((level * 255).astype(np.uint8), cv2.COLORMAP_TURBO)
+    opacity = _OVERLAY_OPACITY * np.minimum(2.0 * level, 1.0)
+    return colours_bgr[..., ::-1].astype(np.uint8), opacity[..., None].astype(np.float32)
+
+
+def _legend(threshold: float) -> str:
+    colours, opacity = _heat_colours(np.linspace(0.0, 1.0, 21, dtype=np.float32)[None])
+    stops = "".join(
+        f'<stop offset="{k / 20}" stop-color="rgb({red},{green},{blue})" stop-opacity="{opacity[0, k, 0]:.3f}"/>'
+        for k, (red, green, blue) in enumerate(colours[0].tolist())
+    )
+    low, high = (f"{factor * threshold:.4g}" for factor in COLOUR_RANGE)
+    labels = ""
+    for x, anchor, text in ((0, "start", low), (210, "middle", f"threshold {threshold:.4g}"), (420, "end", high)):
+        labels += f'<text x="{x}" y="38" text-anchor="{anchor}">{text}</text>'
+    return (
+        "<h2>Parts, one by one</h2><p>Each part as picture, heat map and ground truth. All heat maps share this scale, "
+        f"from {COLOUR_RANGE[0]:g} to {COLOUR_RANGE[1]:g} times the threshold; below it the picture shows through. "
+        "A white line surrounds what lies above the threshold, the middle of the scale.</p>"
+        '<svg class="legend" viewBox="0 0 420 44" role="img" aria-label="Colour scale of the heat maps">'
+        f'<defs><linearGradient id="heat">{stops}</linearGradient></defs><rect width="420" height="20" fill="#aaa"/>'
+        '<rect width="420" height="20" fill="url(#heat)"/><rect x="209" width="2" height="20" fill="#fff"/>'
+        f"{labels}</svg>"
+    )
+
+
+def _card(part: JudgedPart, threshold: float) -> str:
+    is_rejected, is_defective = part.score > threshold, part.defect != GOOD
+    verdict = "rejected" if is_rejected else "passed"
+    if is_rejected != is_defective:
+        verdict += ", missed defect" if is_defective else ", false reject"
+    verdict_class = "right" if is_rejected == is_defective else "wrong"
+    if part.mask is not None and part.mask.any():
+        truth = _image(_marked(part.frame_rgb_u8, part.mask), "ground truth")
+    else:
+        truth = f'<div class="nothing">{"not marked" if is_defective else "no defect"}</div>'
+    return (
+        f'<article class="part"><h4>{escape(part.name)}</h4><p>{escape(part.defect)} · score {part.score:.4g} · '
+        f'<span class="{verdict_class}">{verdict}</span></p><div class="pictures">'
+        f"{_image(part.frame_rgb_u8, 'picture')}{_image(_overlay(part, threshold), 'heat map')}{truth}"
+        "</div></article>\n"
+    )
+
+
+def _overlay(part: JudgedPart, threshold: float) -> NDArray[np.uint8]:
+    low, high = (factor * threshold for factor in COLOUR_RANGE)
+    colours, opacity = _heat_colours(np.clip((part.anomaly_map - low) / (high - low), 0.0, 1.0))
+    picture = np.ascontiguousarray((part.frame_rgb_u8 * (1.0 - opacity) + colours * opacity).astype(np.uint8))
+    is_above = (part.anomaly_map > threshold).astype(np.uint8)
+    outlines, _ = cv2.findContours(is_above, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(picture, outlines, -1, (255, 255, 255), 1)
+    return picture
+
+
+def _marked(frame_rgb_u8: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """The picture in pale grey, the defect in colour."""
+    pale = 175 + 0.3 * frame_rgb_u8.mean(axis=2, keepdims=True)
+    return np.where(mask[..., None], _MASK_RGB, pale).astype(np.uint8)
+
+
+def _image(rgb_u8: NDArray[np.uint8], alt: str) -> str:
+    """``<img>`` with the picture inside, as JPEG."""
+    height, width = rgb_u8.shape[:2]
+    scale = min(1.0, _PICTURE_PX / max(height, width))
+    size_wh = (max(1, round(width * scale)), max(1, round(height * scale)))
+    shrunk_bgr = cv2.cvtColor(cv2.resize(rgb_u8, size_wh, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2BGR)
+    _, encoded = cv2.imencode(".jpg", shrunk_bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    data = base64.b64encode(encoded.tobytes()).decode("ascii")
+    return f'<img src="data:image/jpeg;base64,{data}" alt="{alt}" width="{size_wh[0]}" height="{size_wh[1]}">'
