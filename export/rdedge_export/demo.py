@@ -12,8 +12,6 @@ from pathlib import Path
 from rdedge.cli import main as rdedge
 from rdedge_train.sample import SamplePlan, make_sample
 
-_EPOCHS = 30
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
@@ -31,7 +29,7 @@ def execute(args: argparse.Namespace) -> int:
         print("making a sample: photographs of a machined flange, good and with four kinds of defect", flush=True)
         make_sample(parts, SamplePlan(), progress=_show_progress)
     commands = [
-        ["train", str(parts), "--out", str(run), "--epochs", str(_EPOCHS)],
+        ["train", str(parts), "--out", str(run)],
         ["export", str(run), "--out", str(bundle)],
         ["evaluate", str(bundle), str(parts), "--report", str(report), "--json", str(args.out / "report.json")],
         ["run", str(bundle), "--source", str(parts / "line.mkv"), "--out", str(line)],

@@ -91,13 +91,15 @@ class PositionHead(nn.Module):
     """Standardises each level's distance at each position by what good parts show there.
 
     What is normal depends on where one looks: edges and glints are restored worse than plain surface on every part.
-    Distances become deviations, (distance - mean) / (std + floor), before they are summed. Identity until fitted.
+    Distances become deviations, (distance - mean) / (std + floor), and their sum over levels a mean, so that the map
+    counts by how many standard deviations a place is off. Identity until fitted.
     """
 
     _STD_FLOOR = 0.3  # of the level's mean deviation: keeps quiet positions from shouting at rounding noise
 
     def __init__(self, size_hw: tuple[int, int], strides: tuple[int, ...]):
         super().__init__()
+        self.levels = len(strides)
         for i, stride in enumerate(strides):
             shape = (1, 1, size_hw[0] // stride, size_hw[1] // stride)
             self.register_buffer(f"mean{i}", torch.zeros(shape))
@@ -109,7 +111,8 @@ class PositionHead(nn.Module):
             mean = level_map.mean(dim=0, keepdim=True)
             std = (level_map - mean).square().mean(dim=0, keepdim=True).sqrt()
             getattr(self, f"mean{i}").copy_(mean)
-            getattr(self, f"scale{i}").copy_(1.0 / (std + self._STD_FLOOR * std.mean()).clamp_min(1e-6))
+            floored = (std + self._STD_FLOOR * std.mean()).clamp_min(1e-6)
+            getattr(self, f"scale{i}").copy_(1.0 / (self.levels * floored))
 
     def forward(self, level_maps: list[Tensor]) -> list[Tensor]:
         """Level maps (N, 1, h, w) -> the same shapes, in deviations."""

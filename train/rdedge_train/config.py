@@ -13,7 +13,7 @@ from rdedge_train.loss import LossReading
 from rdedge_train.model import MODELS, SIZE_MULTIPLE_PX, Head, family_of
 from rdedge_train.paper import Ocbe
 
-_DEFAULT_EPOCHS = {"edge": 40, "paper": 200}  # 200: the official schedule
+_DEFAULT_EPOCHS = {"edge": 30, "paper": 200}  # 200: the official schedule
 
 
 class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

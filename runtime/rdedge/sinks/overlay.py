@@ -16,7 +16,7 @@ from rdedge.inspector import Inspection
 from rdedge.judge import Verdict
 from rdedge.text import printable
 
-_MAX_OPACITY = 0.55
+_MAX_OPACITY = 0.4
 _MAX_STEM_BYTES = 120
 _RED_BGR = (40, 40, 230)
 
