@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from html import escape
 from pathlib import Path
 
+import cv2
 import msgspec
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from rdedge.atomic import new_folder
@@ -15,85 +20,187 @@ from rdedge.backends.ort import OnnxRuntimeBackend
 from rdedge.bundle import Bundle, open_bundle, sha256_of_file
 from rdedge.contract import (
     CONTRACT_FILE,
+    MAX_CALIBRATION_FRAMES,
     SCHEMA_VERSION,
+    CalibrationSpec,
     Contract,
     DataSpec,
+    Gate,
     ModelSpec,
+    Precision,
     PrecisionSpec,
+    Threshold,
     encode_contract,
     sealed,
 )
 from rdedge.threshold import fit_thresholds
+from rdedge_export.calibration import read_calibration
+from rdedge_export.gate import DEFAULT_BUDGET, Budget, GateFrames, Gatekeeper
 from rdedge_export.graph import graph_spec, onnx_graph
 from rdedge_export.parity import TOLERANCE_FP32, compare
-from rdedge_train.evaluate import Evaluation, evaluate
+from rdedge_export.precision_report import precision_section
+from rdedge_export.precisions import Calibration, Lowered, Lowering
+from rdedge_train.evaluate import Evaluation, JudgedParts, evaluate
 from rdedge_train.evaluate_verb import write_evaluation_report
+from rdedge_train.report import write_page
 from rdedge_train.run_folder import FinishedRun
 from rdedge_train.subject import Subject
 from rdedge_train.versions import library_versions
 
-GRAPH_FILE, REPORT_FILE = "model.onnx", "report.html"
+GRAPH_FILES: dict[Precision, str] = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
+REPORT_FILE = "report.html"
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """A written bundle, and its evaluation where labelled parts were given."""
+    """A written bundle, and its evaluation in FP32 where labelled parts were given."""
 
     bundle: Bundle
     evaluation: Evaluation | None
 
 
-def write_bundle(run: FinishedRun, out: Path, *, false_reject_rate: float, labelled: Path | None = None) -> Exported:
-    """Export, compare with PyTorch, fit thresholds on the graph's own scores, evaluate if ``labelled``, then write.
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """One precision in the folder, with what was measured through its file."""
 
+    spec: PrecisionSpec
+    subject: Subject
+    evaluation: Evaluation | None
+    judged: JudgedParts | None
+
+
+def write_bundle(
+    run: FinishedRun,
+    out: Path,
+    *,
+    false_reject_rate: float,
+    labelled: Path | None = None,
+    precisions: Sequence[Precision] = ("fp32",),
+    calibration: Path | None = None,
+    budget: Budget = DEFAULT_BUDGET,
+) -> Exported:
+    """Export FP32, compare with PyTorch, fit thresholds on the graph's own scores, evaluate if ``labelled``; then the
+    other ``precisions`` as far as the gate lets them, each with its own thresholds; then write.
+
+    ``calibration``: good images for INT8 ranges, by default training images.
     Raises ExportError, RunError, DatasetError, UsageError if ``out`` exists.
     """
-    config = run.record.config
-    spec = graph_spec(config.input.size_hw)
+    # First, as it may fail: what follows takes minutes.
+    images = read_calibration(run, calibration) if "int8" in precisions else None
     with new_folder(out) as folder:
-        (folder / GRAPH_FILE).write_bytes(onnx_graph(run.detector, spec))
-        backend = OnnxRuntimeBackend(folder / GRAPH_FILE, spec)
-        parity, answers = compare(run.detector, backend, run.held_out_frames(), TOLERANCE_FP32)
-        image_threshold, pixel_threshold = fit_thresholds(answers.maps, answers.scores, false_reject_rate)
-        precision = PrecisionSpec(
-            file=GRAPH_FILE,
-            image_threshold=image_threshold,
-            pixel_threshold=pixel_threshold,
-            parity=parity,
-            metrics=None,
-        )
-        evaluation = None
-        if labelled is not None:
-            evaluation = _evaluate(run, backend, precision, labelled, out.name, folder / REPORT_FILE)
-            precision = msgspec.structs.replace(precision, metrics=evaluation.as_metrics())
-        backend.close()
-        contract = _contract(run, precision, folder)
+        fp32 = onnx_graph(run.detector, graph_spec(run.record.config.input.size_hw))
+        (folder / GRAPH_FILES["fp32"]).write_bytes(fp32)
+        written: dict[Precision, _Written] = {}
+        written["fp32"] = _measured("fp32", None, run, folder, out.name, false_reject_rate, labelled)
+        first = written["fp32"]
+        section = ""
+        if any(precision != "fp32" for precision in precisions):
+            frames = _gate_frames(run, first.judged)
+            keeper = Gatekeeper(onnx.load_from_string(fp32), frames, false_reject_rate, budget)
+            lowered = _lowered(fp32, keeper, precisions, images)
+            for one in lowered:
+                (folder / GRAPH_FILES[one.precision]).write_bytes(one.model.SerializeToString())
+                written[one.precision] = _measured(
+                    one.precision, one.gate, run, folder, out.name, false_reject_rate, labelled
+                )
+            is_defective = np.concatenate([np.zeros(len(frames.good_u8), np.bool_), frames.is_defective])
+            section = precision_section(keeper.answers.scores, is_defective, lowered)
+        _write_report(folder / REPORT_FILE, first, labelled, section)
+        spec = _store_calibration(run.held_out_frames(), folder)
+        contract = _contract(run, {name: one.spec for name, one in written.items()}, spec, folder)
         (folder / CONTRACT_FILE).write_bytes(encode_contract(contract))
-    return Exported(open_bundle(out), evaluation)
+    return Exported(open_bundle(out), first.evaluation)
 
 
-def _evaluate(
-    run: FinishedRun, backend: OnnxRuntimeBackend, precision: PrecisionSpec, labelled: Path, name: str, report: Path
-) -> Evaluation:
+def _lowered(
+    fp32: bytes, keeper: Gatekeeper, precisions: Sequence[Precision], images: Calibration | None
+) -> list[Lowered]:
+    lowering = Lowering(onnx.load_from_string(fp32), keeper)
+    lowered = []
+    if "fp16" in precisions:
+        lowered.append(lowering.fp16())
+    if images is not None:
+        lowered.append(lowering.int8(images))
+    return lowered
+
+
+def _gate_frames(run: FinishedRun, judged: JudgedParts | None) -> GateFrames:
+    good_u8 = run.held_out_frames()
+    if judged is None:
+        return GateFrames(good_u8=good_u8, labelled_u8=good_u8[:0], is_defective=np.zeros(0, np.bool_))
+    return GateFrames(good_u8=good_u8, labelled_u8=judged.frames_u8, is_defective=judged.is_defective)
+
+
+def _measured(
+    precision: Precision,
+    gate: Gate | None,
+    run: FinishedRun,
+    folder: Path,
+    name: str,
+    rate: float,
+    labelled: Path | None,
+) -> _Written:
+    """What one graph file in ``folder`` answers: parity, its own thresholds, accuracy where ``labelled`` is given."""
+    config = run.record.config
+    backend = OnnxRuntimeBackend(folder / GRAPH_FILES[precision], graph_spec(config.input.size_hw))
+    try:
+        # How far a lower precision may be from PyTorch is the gate's affair.
+        tolerance = TOLERANCE_FP32 if gate is None else math.inf
+        parity, answers = compare(run.detector, backend, run.held_out_frames(), tolerance)
+        if gate is not None:
+            parity = msgspec.structs.replace(parity, tolerance=None)
+        image_threshold, pixel_threshold = fit_thresholds(answers.maps, answers.scores, rate)
+        subject = _subject(precision, run, backend, image_threshold, name)
+        evaluation, judged = (None, None) if labelled is None else evaluate(subject, labelled)
+    finally:
+        backend.close()
+    spec = PrecisionSpec(
+        file=GRAPH_FILES[precision],
+        image_threshold=image_threshold,
+        pixel_threshold=pixel_threshold,
+        parity=parity,
+        metrics=None if evaluation is None else evaluation.as_metrics(),
+        gate=gate,
+    )
+    return _Written(spec, subject, evaluation, judged)
+
+
+def _subject(
+    precision: Precision, run: FinishedRun, backend: OnnxRuntimeBackend, image_threshold: Threshold, name: str
+) -> Subject:
     def predict(frames_u8: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         predictions = [backend.infer(frame[np.newaxis]) for frame in frames_u8]
         maps = np.concatenate([p.anomaly_map[:, 0] for p in predictions])
         return maps, np.concatenate([p.score for p in predictions])
 
     config = run.record.config
-    subject = Subject(
-        name=name,
-        input=config.input,
-        image_threshold=precision.image_threshold,
-        predict=predict,
-        facts={"Precision": "fp32", "Engine": backend.name, "Model": config.model, "Head": config.head},
-    )
-    evaluation, judged = evaluate(subject, labelled)
-    write_evaluation_report(report, subject, evaluation, judged, labelled)
-    return evaluation
+    facts = {"Precision": precision, "Engine": backend.name, "Model": config.model, "Head": config.head}
+    return Subject(name=name, input=config.input, image_threshold=image_threshold, predict=predict, facts=facts)
 
 
-def _contract(run: FinishedRun, precision: PrecisionSpec, folder: Path) -> Contract:
+def _write_report(path: Path, fp32: _Written, labelled: Path | None, section: str) -> None:
+    """Of labelled parts, or of the precisions alone; none where there is nothing to tell."""
+    if fp32.evaluation is not None and fp32.judged is not None and labelled is not None:
+        write_evaluation_report(path, fp32.subject, fp32.evaluation, fp32.judged, labelled, section)
+    elif section:
+        title = f"Precisions: {fp32.subject.name}"
+        write_page(path, title, f"<h1>{escape(title)}</h1>{section}")
+
+
+def _store_calibration(held_out_u8: NDArray[np.uint8], folder: Path) -> CalibrationSpec:
+    """Held-out frames (n, H, W, 3) RGB as lossless pictures, evenly drawn where there are more than a bundle takes."""
+    n = min(len(held_out_u8), MAX_CALIBRATION_FRAMES)
+    spec = CalibrationSpec(frames=n)
+    (folder / "calibration").mkdir()
+    drawn = np.linspace(0, len(held_out_u8) - 1, n).round().astype(int)
+    for name, index in zip(spec.file_names(), drawn, strict=True):
+        (folder / name).write_bytes(cv2.imencode(".png", held_out_u8[index, ..., ::-1])[1].tobytes())
+    return spec
+
+
+def _contract(
+    run: FinishedRun, precisions: dict[Precision, PrecisionSpec], calibration: CalibrationSpec, folder: Path
+) -> Contract:
     record, config = run.record, run.record.config
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     return sealed(
@@ -119,7 +226,8 @@ def _contract(run: FinishedRun, precision: PrecisionSpec, folder: Path) -> Contr
                 split=f"{config.held_out_share:g} of the good images held out by seed",
                 seed=config.seed,
             ),
-            precisions={"fp32": precision},
+            precisions=precisions,
+            calibration=calibration,
             files={p.relative_to(folder).as_posix(): sha256_of_file(p) for p in files},
             versions=record.versions | library_versions("onnx", "onnxruntime", "torch"),
             contract_sha256="0" * 64,

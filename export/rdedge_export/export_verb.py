@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import get_args
 
+from rdedge.contract import Precision, PrecisionSpec
 from rdedge.errors import UsageError
 from rdedge.threshold import DEFAULT_FALSE_REJECT_RATE
 from rdedge_export.bundle_writer import write_bundle
+from rdedge_export.gate import Budget
 from rdedge_train.evaluate_verb import format_table
 from rdedge_train.run_folder import open_run
 
@@ -24,7 +27,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="share of good parts the image threshold may reject (default %(default)s)",
     )
     parser.add_argument(
-        "--labelled", type=Path, metavar="DATA", help="labelled parts: measure the graph, add the report to the bundle"
+        "--labelled", type=Path, metavar="DATA", help="labelled parts: measure the graphs, add the report to the bundle"
+    )
+    parser.add_argument(
+        "--precision",
+        default="fp32",
+        metavar="LIST",
+        help="of fp32, fp16 and int8, with commas; fp32 is always there, the others must keep to the budget",
+    )
+    parser.add_argument(
+        "--calibration", type=Path, metavar="DIR", help="good images for INT8 ranges (default: training images)"
+    )
+    parser.add_argument(
+        "--budget",
+        default="auroc=0.005,flips=0.01,cosine=0.98",
+        metavar="LIST",
+        help="what fp16 and int8 may cost: AUROC, share of verdicts, map cosine at least (default %(default)s)",
     )
 
 
@@ -33,17 +51,47 @@ def execute(args: argparse.Namespace) -> int:
     if not 0.0 < args.false_reject_rate < 1.0:
         raise UsageError(f"--false-reject-rate {args.false_reject_rate}", remedy="give a share between 0 and 1")
     exported = write_bundle(
-        open_run(args.run), args.out, false_reject_rate=args.false_reject_rate, labelled=args.labelled
+        open_run(args.run),
+        args.out,
+        false_reject_rate=args.false_reject_rate,
+        labelled=args.labelled,
+        precisions=_precisions(args.precision),
+        calibration=args.calibration,
+        budget=Budget.parse(args.budget),
     )
     if exported.evaluation is not None:
         print(format_table(exported.evaluation))
-    spec = exported.bundle.contract.precisions["fp32"]
+    contract = exported.bundle.contract
+    spec = contract.precisions["fp32"]
     parity = spec.parity
-    size_mb = sum((args.out / name).stat().st_size for name in exported.bundle.contract.files) / 1e6
+    size_mb = sum((args.out / name).stat().st_size for name in contract.files) / 1e6
     print(
         f"bundle {args.out}: {size_mb:.1f} MB; "
         f"map within {parity.max_abs_map:.1e} of PyTorch on {parity.frames} frames; "
         f"threshold {spec.image_threshold.value:.4f}"
     )
+    for precision, lower in contract.precisions.items():
+        if lower.gate is not None:
+            print(_against_fp32(precision, lower, (args.out / lower.file).stat().st_size / 1e6))
     print(f"next: rdedge run {args.out} --source FOLDER_OR_VIDEO")
     return 0
+
+
+def _precisions(text: str) -> list[Precision]:
+    known: tuple[Precision, ...] = get_args(Precision)
+    asked = text.split(",")
+    if not set(asked) <= set(known):
+        raise UsageError(f"--precision {text}", remedy=f"give some of {','.join(known)}, with commas")
+    return [precision for precision in known if precision in asked]
+
+
+def _against_fp32(precision: Precision, spec: PrecisionSpec, size_mb: float) -> str:
+    gate = spec.gate
+    assert gate is not None
+    auroc = "" if gate.auroc_change is None else f", AUROC {gate.auroc_change:+.4f}"
+    kept_back = ", ".join(gate.layers_kept_back) or "none"
+    parts = gate.labelled_frames or gate.good_frames
+    return (
+        f"{precision}: {size_mb:.1f} MB; {gate.verdict_flips:.1%} of {parts} verdicts flip{auroc}, "
+        f"map cosine {gate.map_cosine:.4f}; layers kept back: {kept_back}"
+    )

@@ -7,6 +7,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
 from rdedge.contract import CONTRACT_FILE, Contract, Precision, PrecisionSpec, decode_contract
 from rdedge.errors import BundleError, UsageError
 
@@ -36,6 +40,19 @@ class Bundle:
     def graph_path(self, precision: Precision) -> Path:
         """The ONNX file of one precision."""
         return self.path / self.precision_spec(precision).file
+
+    def calibration_frames(self) -> NDArray[np.uint8]:
+        """Held-out good parts as the graph sees them: uint8 (n, H, W, 3) RGB.
+
+        Raises BundleError if the bundle holds none, or a file that is not a picture of the model's size.
+        """
+        names = self.contract.calibration.file_names()
+        if not names:
+            raise BundleError(f"{self.path}: holds no calibration frames", remedy=_EXPORT_AGAIN)
+        frames_u8 = np.empty((len(names), *self.contract.input.size_hw, 3), np.uint8)
+        for i, name in enumerate(names):
+            frames_u8[i] = _read_frame(self.path / name, self.contract.input.size_hw)
+        return frames_u8
 
 
 def open_bundle(path: str | Path) -> Bundle:
@@ -72,6 +89,18 @@ def _verify(folder: Path, name: str, expected_sha256: str) -> None:
             f"{path}: altered or incomplete (sha256 {actual[:12]}…, the contract says {expected_sha256[:12]}…)",
             remedy=_EXPORT_AGAIN,
         )
+
+
+def _read_frame(path: Path, size_hw: tuple[int, int]) -> NDArray[np.uint8]:
+    try:
+        frame_bgr_u8 = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    except (OSError, cv2.error) as exc:
+        raise BundleError(f"{path}: cannot be read ({exc})", remedy=_EXPORT_AGAIN) from exc
+    expected = (*size_hw, 3)
+    if frame_bgr_u8 is None or frame_bgr_u8.shape != expected or frame_bgr_u8.dtype != np.uint8:
+        got = "no picture" if frame_bgr_u8 is None else f"{frame_bgr_u8.dtype} {frame_bgr_u8.shape}"
+        raise BundleError(f"{path}: expected uint8 {expected}, got {got}", remedy=_EXPORT_AGAIN)
+    return cv2.cvtColor(frame_bgr_u8, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
 
 
 def _check_is_file(path: Path, remedy: str) -> None:

@@ -16,17 +16,20 @@ from msgspec import Meta
 
 from rdedge.errors import ContractError
 
-SCHEMA_VERSION: Literal[1] = 1
+SCHEMA_VERSION: Literal[2] = 2
 CONTRACT_FILE = "contract.json"
 MIN_SIDE_PX = 32
 MAX_SIDE_PX = 4096
+MAX_CALIBRATION_FRAMES = 64
 _UNSEALED = "0" * 64
 
 Side = Annotated[int, Meta(ge=MIN_SIDE_PX, le=MAX_SIDE_PX)]
 Count = Annotated[int, Meta(ge=0)]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+Correlation = Annotated[float, Meta(ge=-1.0, le=1.0)]
 Precision = Literal["fp32", "fp16", "int8"]
+RangeMethod = Literal["minmax", "percentile-99.9", "percentile-99.99", "entropy"]
 
 
 class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -112,7 +115,7 @@ class Parity(_Strict, frozen=True):
     max_abs_map: float
     p999_abs_map: float
     max_abs_score: float
-    tolerance: float
+    tolerance: float | None  # None: what is allowed is the gate's affair
 
 
 class Metrics(_Strict, frozen=True):
@@ -126,6 +129,35 @@ class Metrics(_Strict, frozen=True):
     miss_rate: Share | None
 
 
+class QuantisationSpec(_Strict, frozen=True):
+    """How the activation ranges of an INT8 graph were found."""
+
+    method: RangeMethod
+    images: Annotated[int, Meta(ge=1)]
+    images_sha256: Sha256  # over names and bytes
+    source: str  # where the images came from, for the reader
+
+
+class Gate(_Strict, frozen=True):
+    """Distance of a precision from FP32 on the same frames, and the budget it had to keep.
+
+    Both are run by ONNX Runtime; every FP16 and INT8 value is rounded as an engine stores it.
+    """
+
+    good_frames: Count  # held-out good parts, none of them a calibration image
+    labelled_frames: Count  # 0 where no labelled parts were given
+    map_cosine: Correlation  # of maps less their means; lowest of all frames
+    p999_abs_map: float
+    score_rank_correlation: Correlation | None  # Spearman's; None where all scores of one precision are equal
+    verdict_flips: Share  # of all frames, each precision at its own threshold
+    auroc_change: float | None  # None where the labelled parts are not of both kinds
+    max_auroc_drop: Share  # the budget
+    max_verdict_flips: Share  # the budget; one part may flip whatever its share
+    min_map_cosine: Correlation  # the budget
+    layers_kept_back: tuple[str, ...]  # would have been in this precision, but had to stay in a higher one
+    quantisation: QuantisationSpec | None  # None where nothing is quantised
+
+
 class PrecisionSpec(_Strict, frozen=True):
     """One graph file with the thresholds fitted on its own scores."""
 
@@ -134,18 +166,30 @@ class PrecisionSpec(_Strict, frozen=True):
     pixel_threshold: Threshold
     parity: Parity
     metrics: Metrics | None
+    gate: Gate | None  # None for fp32, which the others are measured against
+
+
+class CalibrationSpec(_Strict, frozen=True):
+    """Held-out good parts as the graph sees them, from which a device refits thresholds and checks its engine."""
+
+    frames: Annotated[int, Meta(ge=0, le=MAX_CALIBRATION_FRAMES)]
+
+    def file_names(self) -> tuple[str, ...]:
+        """Their files in the bundle, in order."""
+        return tuple(f"calibration/{i:03d}.png" for i in range(self.frames))
 
 
 class Contract(_Strict, frozen=True):
     """The whole contract of a bundle."""
 
-    schema_version: Literal[1]
+    schema_version: Literal[2]
     created_utc: str
     input: InputSpec
     graph: GraphSpec
     model: ModelSpec
     data: DataSpec
     precisions: dict[Precision, PrecisionSpec]
+    calibration: CalibrationSpec
     files: dict[str, Sha256]  # every shipped file but the contract itself
     versions: dict[str, str]
     contract_sha256: Sha256
@@ -160,6 +204,13 @@ class Contract(_Strict, frozen=True):
         for precision, spec in self.precisions.items():
             if spec.file not in self.files:
                 raise ValueError(f"precision {precision} names {spec.file}, which is not under files")
+            if (spec.gate is None) != (precision == "fp32"):
+                raise ValueError(f"precision {precision} {'lacks its' if spec.gate is None else 'has a'} gate")
+            if spec.gate is not None and (spec.gate.quantisation is None) != (precision != "int8"):
+                raise ValueError(f"precision {precision}: quantisation is of int8 and of nothing else")
+        listed = {name for name in self.files if name.startswith("calibration/")}
+        if listed != set(self.calibration.file_names()):
+            raise ValueError(f"{self.calibration.frames} calibration frames, but {len(listed)} of them under files")
 
 
 def _check_file_name(name: str) -> None:

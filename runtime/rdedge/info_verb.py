@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from rdedge.bundle import open_bundle
-from rdedge.contract import CONTRACT_FILE, Contract, Metrics, PrecisionSpec, Threshold
+from rdedge.contract import CONTRACT_FILE, Contract, Gate, Metrics, PrecisionSpec, Threshold
 from rdedge.text import printable
 
 Rows = list[tuple[str, str]]
@@ -50,21 +50,24 @@ def _describe(contract: Contract) -> Rows:
         ("trained on", f"{data.train_images} good parts (sha256 {data.train_sha256[:12]})"),
         ("held out", f"{data.held_out_images} good parts (split {data.split}, seed {data.seed})"),
         ("input", f"{width}x{height} {spec.colour_order.upper()}, {region}, shrunk by {spec.resize}"),
+        ("calibration", f"{contract.calibration.frames} held-out good parts, to refit thresholds on the device"),
         ("versions", ", ".join(f"{name} {version}" for name, version in contract.versions.items())),
     ]
 
 
 def _describe_precision(spec: PrecisionSpec) -> Rows:
     parity = spec.parity
+    allowed = "" if parity.tolerance is None else f" (allowed {parity.tolerance:.2g})"
     return [
         ("  image threshold", _describe_threshold(spec.image_threshold, "held-out good parts", "false rejects")),
         ("  pixel threshold", _describe_threshold(spec.pixel_threshold, "pixels of good parts", "pixels above it")),
         (
             "  parity",
             f"off by at most {parity.max_abs_map:.2g} in the map, {parity.max_abs_score:.2g} in the score"
-            f" on {parity.frames} frames (allowed {parity.tolerance:.2g})",
+            f" on {parity.frames} frames{allowed}",
         ),
         ("  measured", _describe_metrics(spec.metrics)),
+        *([] if spec.gate is None else [("  against fp32", _describe_gate(spec.gate))]),
     ]
 
 
@@ -72,6 +75,18 @@ def _describe_threshold(threshold: Threshold, of_what: str, above: str) -> str:
     return (
         f"{threshold.value:.4g}: {threshold.rule} of {threshold.samples} {of_what},"
         f" promises at most {threshold.expected_rate:.2%} {above} (asked for {threshold.target_rate:.2%})"
+    )
+
+
+def _describe_gate(gate: Gate) -> str:
+    auroc = "" if gate.auroc_change is None else f", AUROC {gate.auroc_change:+.4f}"
+    calibrated = ""
+    if gate.quantisation is not None:
+        calibrated = f", calibrated on {gate.quantisation.images} images by {gate.quantisation.method}"
+    return (
+        f"map cosine {gate.map_cosine:.4f}, {gate.verdict_flips:.2%} of verdicts flip{auroc}"
+        f" on {gate.good_frames + gate.labelled_frames} parts{calibrated};"
+        f" layers kept back: {', '.join(gate.layers_kept_back) or 'none'}"
     )
 
 

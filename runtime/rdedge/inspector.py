@@ -64,8 +64,9 @@ class Inspector:
         self.bundle = bundle
         self.precision: Precision = precision
         self.backend = backend
-        self.threshold = spec.image_threshold.value if threshold is None else threshold
-        self._pixel_threshold = spec.pixel_threshold.value
+        image_threshold, pixel_threshold = backend.thresholds or (spec.image_threshold, spec.pixel_threshold)
+        self.threshold = image_threshold.value if threshold is None else threshold
+        self._pixel_threshold = pixel_threshold.value
         self._input = bundle.contract.input
 
     @classmethod
@@ -77,7 +78,7 @@ class Inspector:
         precision: Precision = "fp32",
         threshold: float | None = None,
     ) -> Inspector:
-        """Verify and load a bundle. ``threshold`` overrides the contract's image threshold.
+        """Verify and load a bundle. ``threshold`` overrides the engine's or the contract's image threshold.
 
         Raises BundleError, BackendError, MissingExtraError, UsageError.
         """

@@ -13,6 +13,7 @@ from typing import get_args
 
 import numpy as np
 
+from rdedge.backends import BackendName
 from rdedge.contract import Precision
 from rdedge.errors import UsageError
 from rdedge.inspector import Inspection, Inspector
@@ -33,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", required=True, metavar="PATH", help="folder of images, an image, or a video file")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write verdicts.jsonl and pictures of rejects here")
     parser.add_argument("--precision", choices=get_args(Precision), default="fp32", help="graph to run (%(default)s)")
+    parser.add_argument("--backend", choices=get_args(BackendName), default="onnxruntime", help="engine (%(default)s)")
     parser.add_argument("--threshold", type=float, metavar="X", help="reject above X instead of the bundle's threshold")
     parser.add_argument(
         "--policy",
@@ -48,7 +50,9 @@ def execute(args: argparse.Namespace) -> int:
     session = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
     tally = _Tally()
     with ExitStack() as stack:
-        inspector = stack.enter_context(Inspector.open(args.bundle, precision=args.precision, threshold=args.threshold))
+        inspector = stack.enter_context(
+            Inspector.open(args.bundle, backend=args.backend, precision=args.precision, threshold=args.threshold)
+        )
         source = open_source(args.source, skip_bad=args.skip_bad)
         if args.out is not None:
             _check_apart(args.out, Path(source.name))

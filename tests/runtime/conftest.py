@@ -26,6 +26,7 @@ from onnx import TensorProto, helper
 from rdedge.cli import main
 from rdedge.contract import (
     CONTRACT_FILE,
+    CalibrationSpec,
     Contract,
     DataSpec,
     GraphSpec,
@@ -104,7 +105,7 @@ def contract_for(
 
     return sealed(
         Contract(
-            schema_version=1,
+            schema_version=2,
             created_utc="2026-11-22T08:15:00Z",
             input=InputSpec(size_hw=size_hw, colour_order="rgb", resize="area", roi_xywh=roi_xywh),
             graph=graph_spec(size_hw, batch),
@@ -139,13 +140,21 @@ def contract_for(
                         false_reject_rate=0.05,
                         miss_rate=0.1,
                     ),
+                    gate=None,
                 )
             },
+            calibration=CalibrationSpec(frames=sum(name.startswith("calibration/") for name in files)),
             files={name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
             versions={"rdedge": "0.1.0", "torch": "2.14.1"},
             contract_sha256="0" * 64,
         )
     )
+
+
+def png_of(level: int, size_hw: tuple[int, int]) -> bytes:
+    """A picture whose red is ``level``, green one less, blue two less."""
+    rgb_u8 = np.full((*size_hw, 3), (level, level - 1, level - 2), np.uint8)
+    return cv2.imencode(".png", rgb_u8[..., ::-1])[1].tobytes()
 
 
 WriteBundle = Callable[..., Path]
@@ -168,7 +177,10 @@ def write_bundle(tmp_path: Path) -> WriteBundle:
         files = {
             "model.onnx": graph or darkness_graph(size_hw, batch),
             "report.html": b"<html>report</html>\n",
+            "calibration/000.png": png_of(GOOD_LEVEL, size_hw),
+            "calibration/001.png": png_of(GOOD_LEVEL - 1, size_hw),
         }
+        (folder / "calibration").mkdir()
         for file_name, data in files.items():
             (folder / file_name).write_bytes(data)
         (folder / CONTRACT_FILE).write_bytes(encode_contract(contract_for(files, size_hw, roi_xywh, batch)))

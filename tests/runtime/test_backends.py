@@ -69,7 +69,7 @@ def test_a_closed_backend_says_so_and_closes_again(backend: Backend) -> None:
 
 
 def test_an_unknown_backend_is_refused(bundle: Path) -> None:
-    with pytest.raises(UsageError, match="no backend 'tensorflow'; use one of: onnxruntime, fake"):
+    with pytest.raises(UsageError, match="no backend 'tensorflow'; use one of: onnxruntime, tensorrt, "):
         open_backend(open_bundle(bundle), backend="tensorflow")  # type: ignore[arg-type]
 
 

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from rdedge.bundle import open_bundle, sha256_of_file
+from rdedge.bundle import Bundle, open_bundle, sha256_of_file
 from rdedge.contract import CONTRACT_FILE
 from rdedge.errors import BundleError, UsageError
 
-FILES = (CONTRACT_FILE, "model.onnx", "report.html")
+FILES = (CONTRACT_FILE, "model.onnx", "report.html", "calibration/001.png")
+SIZE_HW, GOOD_LEVEL = (48, 64), 204  # of the fixture
 
 
 def refusal(folder: Path) -> str:
@@ -35,7 +40,7 @@ def test_a_bundle_opens(bundle: Path) -> None:
 
 
 def test_a_bundle_opens_by_a_name_in_text(bundle: Path) -> None:
-    assert open_bundle(str(bundle)).contract.schema_version == 1
+    assert open_bundle(str(bundle)).contract.schema_version == 2
 
 
 def test_a_precision_it_lacks_is_refused_with_those_it_has(bundle: Path) -> None:
@@ -117,6 +122,58 @@ def test_a_link_to_itself_is_refused(bundle: Path) -> None:
 def test_a_link_to_the_bundle_opens(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "current").symlink_to(bundle)
     assert open_bundle(tmp_path / "current").contract.model.name == "darkness"
+
+
+def test_calibration_frames_are_what_export_stored_in_rgb(bundle: Path) -> None:
+    frames_u8 = open_bundle(bundle).calibration_frames()
+    assert frames_u8.dtype == np.uint8 and frames_u8.shape == (2, *SIZE_HW, 3)
+    for level, frame_u8 in zip((GOOD_LEVEL, GOOD_LEVEL - 1), frames_u8, strict=True):
+        assert (frame_u8 == np.array([level, level - 1, level - 2])).all()
+
+
+def with_calibration_frame(bundle: Path, reseal: Callable[[dict[str, object]], bytes], data: bytes) -> Bundle:
+    """The bundle as it would be had export stored these bytes as the second frame."""
+    (bundle / "calibration/001.png").write_bytes(data)
+    contract = json.loads((bundle / CONTRACT_FILE).read_bytes())
+    contract["files"]["calibration/001.png"] = hashlib.sha256(data).hexdigest()
+    (bundle / CONTRACT_FILE).write_bytes(reseal(contract))
+    return open_bundle(bundle)
+
+
+@pytest.mark.parametrize(
+    ("picture", "got"),
+    [
+        (np.zeros((48, 32, 3), np.uint8), r"got uint8 \(48, 32, 3\)"),
+        (np.zeros((48, 64), np.uint8), r"got uint8 \(48, 64\)"),
+        (np.zeros((48, 64, 4), np.uint8), r"got uint8 \(48, 64, 4\)"),
+        (np.zeros((48, 64, 3), np.uint16), r"got uint16 \(48, 64, 3\)"),
+        (None, "got no picture"),
+    ],
+    ids=["size", "grey", "alpha", "16 bit", "no PNG"],
+)
+def test_a_calibration_frame_of_another_kind_is_refused(
+    bundle: Path, reseal: Callable[[dict[str, object]], bytes], picture: NDArray[np.integer] | None, got: str
+) -> None:
+    data = b"no PNG" if picture is None else cv2.imencode(".png", picture)[1].tobytes()
+    opened = with_calibration_frame(bundle, reseal, data)
+    with pytest.raises(BundleError, match=rf"calibration/001.png: expected uint8 \(48, 64, 3\), {got}; "):
+        opened.calibration_frames()
+
+
+def test_an_empty_calibration_frame_is_refused(bundle: Path, reseal: Callable[[dict[str, object]], bytes]) -> None:
+    with pytest.raises(BundleError, match=r"calibration/001\.png: "):
+        with_calibration_frame(bundle, reseal, b"").calibration_frames()
+
+
+def test_a_bundle_without_calibration_frames_says_so(
+    bundle: Path, reseal: Callable[[dict[str, object]], bytes]
+) -> None:
+    contract = json.loads((bundle / CONTRACT_FILE).read_bytes())
+    contract["calibration"]["frames"] = 0
+    contract["files"] = {k: v for k, v in contract["files"].items() if not k.startswith("calibration/")}
+    (bundle / CONTRACT_FILE).write_bytes(reseal(contract))
+    with pytest.raises(BundleError, match="holds no calibration frames; "):
+        open_bundle(bundle).calibration_frames()
 
 
 @pytest.mark.parametrize("name", ["../report.html", "/etc/passwd", "a\0b"])

@@ -77,7 +77,7 @@ def test_every_verb_of_the_table_exists(verb: str) -> None:
 
 @pytest.mark.parametrize("verb", ["fly", "--fly", "", "RUN"])
 def test_an_unknown_verb_is_told_the_known_ones(refused: Callable[..., str], verb: str) -> None:
-    known = "demo, train, evaluate, export, run, info"
+    known = ", ".join(VERBS)
     assert refused(verb) == f"rdedge: error: no verb {verb!r}; use one of: {known}\n"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from rdedge.contract import CONTRACT_FILE, Threshold, decode_contract, encode_contract
+from rdedge.contract import CONTRACT_FILE, Gate, QuantisationSpec, Threshold, decode_contract, encode_contract
 from rdedge.errors import BundleError, ContractError
 
 PATH = Path("bundle/contract.json")
@@ -36,6 +36,26 @@ def owner_of(contract: dict[str, Any], place: tuple[str, ...]) -> dict[str, Any]
     for key in place[:-1]:
         contract = contract[key]
     return contract
+
+
+def measured(**changes: Any) -> Gate:
+    """What a good INT8 graph measures."""
+    quantisation = QuantisationSpec(method="entropy", images=128, images_sha256="d" * 64, source="training images")
+    gate = Gate(
+        good_frames=48,
+        labelled_frames=30,
+        map_cosine=0.999,
+        p999_abs_map=0.002,
+        score_rank_correlation=0.998,
+        verdict_flips=0.0,
+        auroc_change=-0.001,
+        max_auroc_drop=0.005,
+        max_verdict_flips=0.01,
+        min_map_cosine=0.98,
+        layers_kept_back=("stem",),
+        quantisation=quantisation,
+    )
+    return msgspec.structs.replace(gate, **changes)
 
 
 def refusal(data: bytes) -> str:
@@ -89,10 +109,10 @@ def test_every_field_has_one_type(contract: dict[str, Any]) -> None:
         assert "xpected" in refusal(json.dumps(copy).encode())
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", 1.5, None, {"major": 1}])
+@pytest.mark.parametrize("version", [0, 1, "2", 1.5, None, {"major": 1}])
 def test_another_schema_version_is_named(contract: dict[str, Any], version: object) -> None:
     message = refusal(json.dumps(contract | {"schema_version": version}).encode())
-    assert f"schema version {json.dumps(version)}, this rdedge reads 1" in message
+    assert f"schema version {json.dumps(version)}, this rdedge reads 2" in message
 
 
 @pytest.mark.parametrize(
@@ -117,6 +137,10 @@ def test_another_schema_version_is_named(contract: dict[str, Any], version: obje
         ("precisions", {"fp64": {}}, "Invalid enum value 'fp64'"),
         ("precisions.fp32.file", "other.onnx", "names other.onnx, which is not under files"),
         ("precisions.fp32.image_threshold.expected_rate", 1.5, "<= 1.0"),
+        ("precisions.fp32.gate", {}, "missing required field `good_frames`"),
+        ("calibration.frames", 65, "<= 64"),
+        ("calibration.frames", 3, "3 calibration frames, but 2 of them under files"),
+        ("calibration.frames", 0, "0 calibration frames, but 2 of them under files"),
         ("files", {"model.onnx": "short"}, "matching regex"),
     ],
 )
@@ -133,6 +157,42 @@ def test_a_file_name_stays_in_the_bundle(
 ) -> None:
     data = reseal(edited(contract, "files", contract["files"] | {name: "0" * 64}))
     assert "leaves the bundle" in refusal(data)
+
+
+def with_int8(bundle: Path, reseal: Callable[[dict[str, object]], bytes], gate: Gate | None) -> bytes:
+    """A contract with an INT8 graph that measured ``gate``."""
+    contract = json.loads((bundle / CONTRACT_FILE).read_bytes())
+    spec = contract["precisions"]["fp32"] | {"gate": json.loads(msgspec.json.encode(gate))}
+    return reseal(contract | {"precisions": contract["precisions"] | {"int8": spec}})
+
+
+def test_what_the_gate_measured_is_read_back(bundle: Path, reseal: Callable[[dict[str, object]], bytes]) -> None:
+    assert decode_contract(with_int8(bundle, reseal, measured()), PATH).precisions["int8"].gate == measured()
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"map_cosine": 1.1}, "<= 1.0"),
+        ({"verdict_flips": -0.1}, ">= 0.0"),
+        ({"score_rank_correlation": "high"}, "Expected `float | null`"),
+        ({"quantisation": None}, "quantisation is of int8 and of nothing else"),
+    ],
+    ids=["cosine", "flips", "correlation", "not quantised"],
+)
+def test_a_gate_has_its_ranges(
+    bundle: Path, reseal: Callable[[dict[str, object]], bytes], changes: dict[str, object], says: str
+) -> None:
+    assert says in refusal(with_int8(bundle, reseal, measured(**changes)))
+
+
+def test_no_precision_but_fp32_goes_without_a_gate(bundle: Path, reseal: Callable[[dict[str, object]], bytes]) -> None:
+    assert "precision int8 lacks its gate" in refusal(with_int8(bundle, reseal, None))
+
+
+def test_fp32_is_not_measured_against_itself(contract: dict[str, Any]) -> None:
+    gate = json.loads(msgspec.json.encode(measured()))
+    assert "precision fp32 has a gate" in refusal(json.dumps(edited(contract, "precisions.fp32.gate", gate)).encode())
 
 
 @pytest.mark.parametrize("value", [b"NaN", b"Infinity", b"1e999", b"null", b'"0.5"'])

@@ -30,6 +30,7 @@ def test_the_table_says_what_the_bundle_is(bundle: Path, capsys: pytest.CaptureF
         "  trained on         20 good parts (sha256 bbbbbbbbbbbb)\n"
         "  held out           99 good parts (split every fifth, seed 7)\n"
         "  input              64x48 RGB, whole picture, shrunk by area\n"
+        "  calibration        2 held-out good parts, to refit thresholds on the device\n"
         "  versions           rdedge 0.1.0, torch 2.14.1\n"
         f"  fp32               model.onnx, {size_mb:.1f} MB\n"
         "    image threshold  0.5: quantile of 99 held-out good parts,"
@@ -38,7 +39,7 @@ def test_the_table_says_what_the_bundle_is(bundle: Path, capsys: pytest.CaptureF
         " promises at most 0.01% pixels above it (asked for 0.10%)\n"
         "    parity           off by at most 2e-06 in the map, 1e-06 in the score on 4 frames (allowed 0.0001)\n"
         "    measured         on 30 labelled parts: image AUROC 0.987, false rejects 0.050, misses 0.100\n"
-        "  files              all 2 files match their sha256\n"
+        "  files              all 4 files match their sha256\n"
     )
 
 

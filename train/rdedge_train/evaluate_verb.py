@@ -46,7 +46,7 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def write_evaluation_report(
-    path: Path, subject: Subject, evaluation: Evaluation, judged: JudgedParts, data: Path
+    path: Path, subject: Subject, evaluation: Evaluation, judged: JudgedParts, data: Path, sections: str = ""
 ) -> None:
     """The HTML report of one evaluation."""
     limit = evaluation.threshold
@@ -67,6 +67,7 @@ def write_evaluation_report(
         defects=[p.defect for p in judged.parts],
         threshold=limit.value,
         parts=parts_to_show(data, judged, limit.value),
+        sections=sections,
     )
 
 

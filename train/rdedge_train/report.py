@@ -99,13 +99,15 @@ def write_report(
     defects: Sequence[str],
     threshold: float,
     parts: Mapping[str, Sequence[JudgedPart]],
+    sections: str = "",
 ) -> None:
     """Write the report; a reader of ``path`` sees the old file or the whole new one, never a piece.
 
     ``scores`` (n,) and ``defects`` (n; ``good`` or the kind of defect) are of every judged part and feed the charts;
     ``parts`` are the few that are shown, by heading. A part is rejected when its score is above ``threshold``.
-    All strings may hold anything, they are escaped. Raises ValueError for unequal lengths, no part at all, a score that
-    is not finite and a threshold that is not positive; OSError if the folder cannot be written.
+    All strings may hold anything, they are escaped; but for ``sections``, HTML that goes before the last section.
+    Raises ValueError for unequal lengths, no part at all, a score that is not finite and a threshold that is not
+    positive; OSError if the folder cannot be written.
     """
     if scores.shape != (len(defects),) or not len(scores):
         raise ValueError(f"{scores.shape} scores and {len(defects)} defects; expected as many, and at least one")
@@ -123,13 +125,19 @@ def write_report(
         "</div>",
         f"<h2>Metrics</h2>{_table(metrics_rows)}" if metrics_rows else "",
         _gallery(parts, threshold),
+        sections,
         f"<h2>How it was made</h2>{_fact_list(facts)}" if facts else "",
     ]
+    write_page(path, title, "\n".join(body))
+
+
+def write_page(path: Path, title: str, body: str) -> None:
+    """Write one HTML file in the report's style; ``title`` is escaped, ``body`` is HTML. Raises OSError."""
     page = (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n<body><main>\n"
-        + "\n".join(body)
+        + body
         + "\n<footer>Written by rdedge. This file holds everything it shows.</footer></main></body></html>\n"
     )
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")

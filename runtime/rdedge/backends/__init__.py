@@ -9,7 +9,7 @@ from rdedge.bundle import Bundle
 from rdedge.contract import Precision
 from rdedge.errors import UsageError
 
-BackendName = Literal["onnxruntime", "fake"]
+BackendName = Literal["onnxruntime", "tensorrt", "tensorrt-rtx", "fake"]
 
 __all__ = ["Backend", "BackendName", "Prediction", "open_backend"]
 
@@ -25,4 +25,8 @@ def open_backend(bundle: Bundle, *, backend: BackendName = "onnxruntime", precis
         from rdedge.backends.ort import OnnxRuntimeBackend
 
         return OnnxRuntimeBackend(graph_path, bundle.contract.graph)
+    if backend == "tensorrt" or backend == "tensorrt-rtx":
+        from rdedge.backends.trt import open_engine
+
+        return open_engine(bundle, precision, backend)
     raise UsageError(f"no backend {backend!r}", remedy=f"use one of: {', '.join(get_args(BackendName))}")

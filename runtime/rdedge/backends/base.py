@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rdedge.contract import TensorSpec
+from rdedge.contract import TensorSpec, Threshold
 from rdedge.errors import BackendError
 
 
@@ -28,6 +28,10 @@ class Backend(Protocol):
     """An engine ready to run. Not thread-safe: one thread uses it."""
 
     name: str
+
+    @property
+    def thresholds(self) -> tuple[Threshold, Threshold] | None:
+        """Image and pixel threshold fitted on this engine's own answers; None: those of the bundle hold."""
 
     def infer(self, frame_u8: NDArray[np.uint8]) -> Prediction:
         """Frames uint8 (N, H, W, 3) RGB as the contract says -> Prediction.

@@ -14,6 +14,7 @@ class FakeBackend:
     """Answers with ``1 - mean(R, G, B) / 255`` at each pixel and its maximum: known without any weights."""
 
     name = "fake"
+    thresholds = None
 
     def __init__(self, graph: GraphSpec):
         self._graph = graph

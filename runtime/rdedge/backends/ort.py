@@ -19,6 +19,7 @@ class OnnxRuntimeBackend:
     """Runs one ONNX graph on the CPU."""
 
     name = "onnxruntime"
+    thresholds = None
 
     def __init__(self, graph_path: Path, graph: GraphSpec):
         """Loads a graph file whose tensors must be those of ``graph``. Raises BackendError, MissingExtraError."""

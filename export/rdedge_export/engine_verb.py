@@ -1,0 +1,75 @@
+"""``rdedge engine``: builds a bundle's engine on the device that will run it; needs no training stack."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import get_args
+
+from rdedge.bundle import open_bundle
+from rdedge.contract import Precision
+from rdedge.engines import EngineRecord, Flavour, engine_paths
+from rdedge.errors import UsageError
+from rdedge.text import printable
+from rdedge_export.engine_build import build_engine
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's command line."""
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder that `rdedge export --out` made")
+    parser.add_argument("--precision", choices=get_args(Precision), default="fp32", help="graph to build (%(default)s)")
+    parser.add_argument("--backend", choices=get_args(Flavour), default="tensorrt", help="library (%(default)s)")
+    parser.add_argument("--if-needed", action="store_true", help="keep an engine that already fits this device")
+    parser.add_argument("--workspace-mb", type=int, metavar="N", help="memory the builder may try; for small boards")
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Build, check, write, and say what was built. Raises RdedgeError."""
+    if args.workspace_mb is not None and args.workspace_mb < 1:
+        raise UsageError(f"--workspace-mb {args.workspace_mb}", remedy="give a number of megabytes, or leave it out")
+    bundle = open_bundle(args.bundle)
+    record, was_built = build_engine(
+        bundle,
+        args.precision,
+        args.backend,
+        workspace_mb=args.workspace_mb,
+        if_needed=args.if_needed,
+        progress=_show_progress,
+        say=lambda text: print(f"rdedge: {printable(text)}", file=sys.stderr, flush=True),
+    )
+    path, _ = engine_paths(bundle, record.key)
+    print(f"{'built' if was_built else 'kept'} {printable(str(path))}, {record.engine_bytes / 1e6:.1f} MB")
+    for line in _describe(record):
+        print(f"  {line}")
+    print(
+        f"next: rdedge run {printable(str(args.bundle))} --backend {args.backend} --precision {args.precision}"
+        " --source FOLDER_OR_VIDEO"
+    )
+    return 0
+
+
+def _describe(record: EngineRecord) -> list[str]:
+    key, check = record.key, record.check
+    counts = Counter(record.layer_precisions.values())
+    layers = ", ".join(f"{number} {name}" for name, number in counts.most_common())
+    typing = "strongly typed" if record.is_strongly_typed else "precisions allowed by flags"
+    return [
+        f"{key.flavour} {key.version} on {printable(key.gpu)} (SM {key.compute_capability}), {record.build_s:.0f} s",
+        f"layers: {layers} ({typing})",
+        f"within {check.p999_map_share:.2%} of ONNX Runtime's map and {check.max_score_share:.2%} of its score"
+        f" on {check.frames} good parts (allowed {check.tolerance_share:.0%} of the map's peak)",
+        f"{check.device_ms_median:.2f} ms a frame on the device (median)",
+        f"image threshold refitted to {record.image_threshold.value:.4g}",
+    ]
+
+
+def _show_progress(phase: str, done: int, steps: int) -> None:
+    if sys.stderr is not None and sys.stderr.isatty():
+        print(
+            f"\r{printable(phase)}: {done} of {steps}\x1b[K",
+            end="" if done < steps else "\n",
+            file=sys.stderr,
+            flush=True,
+        )

@@ -1,0 +1,130 @@
+"""``rdedge selftest``: what only the device can show: engines build, answer like ONNX Runtime, and keep their pace."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rdedge.backends import Backend, open_backend
+from rdedge.backends.cuda import CudaDevice
+from rdedge.backends.trt_library import load_tensorrt, version_of
+from rdedge.bundle import Bundle, open_bundle
+from rdedge.contract import Precision
+from rdedge.engines import EngineRecord, Flavour
+from rdedge.errors import RdedgeError, UsageError
+from rdedge.text import printable
+from rdedge_export.engine_build import build_engine
+
+_WARM_UP_FRAMES = 20
+_MAX_SLOWDOWN = 1.5  # median of the last fifth to that of the first: beyond it, clocks fall as the device gets hot
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One line of the table."""
+
+    name: str
+    has_passed: bool
+    text: str
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's command line."""
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder that `rdedge export --out` made")
+    parser.add_argument("--backend", choices=get_args(Flavour), default="tensorrt", help="library (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=60.0, metavar="S", help="of load an engine (%(default)s)")
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Prints each result as it comes; 0 if all have passed, else 2. Raises BundleError, UsageError."""
+    if not args.seconds > 0:
+        raise UsageError(f"--seconds {args.seconds}", remedy="give a time above zero")
+    results = []
+    for result in examine(open_bundle(args.bundle), args.backend, args.seconds):
+        print(f"{'pass' if result.has_passed else 'FAIL'}  {result.name:<14}  {printable(result.text)}", flush=True)
+        results.append(result)
+    failed = sum(not result.has_passed for result in results)
+    print(f"\n{len(results) - failed} passed, {failed} failed")
+    return 2 if failed else 0
+
+
+def examine(bundle: Bundle, flavour: Flavour, seconds: float) -> Iterator[Result]:
+    """Device, library, then of each precision of the bundle build and numbers, and pace. A failure ends its part."""
+    for name, look in (("GPU", _gpu), (flavour, lambda: version_of(load_tensorrt(flavour)))):
+        result = _tried(name, look)
+        yield result
+        if not result.has_passed:
+            return
+    for precision in bundle.contract.precisions:
+        built = _tried(f"{precision} engine", partial(_build, bundle, precision, flavour))
+        yield built
+        if built.has_passed:
+            yield _tried(f"{precision} pace", partial(_pace, bundle, precision, flavour, seconds))
+
+
+def _tried(name: str, look: Callable[[], str]) -> Result:
+    try:
+        return Result(name, True, look())
+    except RdedgeError as exc:
+        return Result(name, False, str(exc))
+
+
+def _gpu() -> str:
+    device = CudaDevice()
+    return f"{device.name}, SM {device.compute_capability}"
+
+
+def _build(bundle: Bundle, precision: Precision, flavour: Flavour) -> str:
+    record, was_built = build_engine(
+        bundle,
+        precision,
+        flavour,
+        workspace_mb=None,
+        if_needed=True,
+        progress=lambda phase, done, steps: None,
+        say=lambda text: None,
+    )
+    return f"{'built' if was_built else 'kept'}, {_numbers(record)}"
+
+
+def _numbers(record: EngineRecord) -> str:
+    worst = max(record.check.p999_map_share, record.check.max_score_share)
+    return f"within {worst:.2%} of ONNX Runtime on {record.check.frames} good parts"
+
+
+def _pace(bundle: Bundle, precision: Precision, flavour: Flavour, seconds: float) -> str:
+    """Frames one after the other for some time. Raises BackendError, UsageError where the device slows down."""
+    frames_u8 = bundle.calibration_frames()
+    with closing(open_backend(bundle, backend=flavour, precision=precision)) as backend:
+        times_ms = _times_ms(backend, frames_u8, seconds)
+    p50, p95, p99 = np.percentile(times_ms, [50, 95, 99])
+    text = f"{len(times_ms)} frames: p50 {p50:.2f} ms, p95 {p95:.2f} ms, p99 {p99:.2f} ms from frame to answer"
+    fifth = max(1, len(times_ms) // 5)
+    slowdown = float(np.median(times_ms[-fifth:]) / np.median(times_ms[:fifth]))
+    if slowdown > _MAX_SLOWDOWN:
+        raise UsageError(f"{text}; {slowdown:.1f} times slower at the end", remedy="cool the device, or fix its clocks")
+    return text
+
+
+def _times_ms(backend: Backend, frames_u8: NDArray[np.uint8], seconds: float) -> list[float]:
+    """At least one frame's; the first frames are not counted."""
+    times_ms: list[float] = []
+    ends_s = time.monotonic() + seconds
+    index = -_WARM_UP_FRAMES
+    while index < 1 or time.monotonic() < ends_s:
+        frame_u8 = frames_u8[index % len(frames_u8)][np.newaxis]
+        started_s = time.perf_counter()
+        backend.infer(frame_u8)
+        if index >= 0:
+            times_ms.append((time.perf_counter() - started_s) * 1e3)
+        index += 1
+    return times_ms

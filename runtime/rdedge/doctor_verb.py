@@ -1,0 +1,223 @@
+"""``rdedge doctor``: what this machine has for the line, what is missing, and the command that mends it."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+import json
+import platform
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import cv2
+
+from rdedge.backends.cuda import CudaDevice, load_pycuda
+from rdedge.backends.trt_library import load_tensorrt, version_of
+from rdedge.engines import Flavour
+from rdedge.errors import BackendError, MissingExtraError
+from rdedge.text import printable
+
+_NEEDED_FREE_GB = 2.0  # an engine of the largest model, its timing cache, and reject pictures of a shift
+_TOOL_TIMEOUT_S = 10
+
+Status = Literal["ok", "warning", "missing", "absent"]  # absent: not this kind of machine, nothing to mend
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing looked at; ``remedy`` says what to do where it is not ok."""
+
+    name: str
+    status: Status
+    found: str
+    remedy: str = ""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's command line."""
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Prints the findings; 0 if some backend can run the line here, else 2."""
+    findings = examine(Path("/"))
+    backends = usable_backends(findings)
+    if args.json:
+        print(json.dumps({"backends": backends, "findings": [dataclasses.asdict(f) for f in findings]}, indent=2))
+        return 0 if backends else 2
+    width = max(len(finding.name) for finding in findings)
+    for finding in findings:
+        print(f"{finding.status:<8} {finding.name:<{width}}  {printable(finding.found)}")
+        if finding.remedy:
+            print(f"{'':<8} {'':<{width}}  -> {printable(finding.remedy)}")
+    if backends:
+        print(f"\nthe line can run on: {', '.join(backends)}")
+        return 0
+    print("\nno backend can run here: mend what is missing above; the CPU needs only pip install 'rdedge[cpu]'")
+    return 2
+
+
+def usable_backends(findings: list[Finding]) -> list[str]:
+    """Backends of rdedge.backends whose every part was found."""
+    ok = {finding.name for finding in findings if finding.status == "ok"}
+    needs = {
+        "tensorrt": {"GPU", "pycuda", "tensorrt"},
+        "tensorrt-rtx": {"GPU", "pycuda", "tensorrt-rtx"},
+        "onnxruntime": {"onnxruntime"},
+    }
+    return [backend for backend, parts in needs.items() if parts <= ok]
+
+
+def examine(root: Path) -> list[Finding]:
+    """Everything looked at, files below ``root`` (``/``, or a pretended one). Raises nothing of what it examines."""
+    is_jetson = (root / "etc/nv_tegra_release").is_file()
+    return [
+        Finding(name="machine", status="ok", found=f"{platform.machine()}, Python {platform.python_version()}"),
+        _jetpack(root),
+        _driver(root),
+        _gpu(),
+        _pycuda(),
+        _tensorrt("tensorrt"),
+        _tensorrt("tensorrt-rtx"),
+        _onnxruntime(),
+        _opencv(is_jetson=is_jetson),
+        _disk(Path.cwd()),
+        _power_mode(root, is_jetson=is_jetson),
+        _clocks(root, is_jetson=is_jetson),
+    ]
+
+
+def _jetpack(root: Path) -> Finding:
+    """``/etc/nv_tegra_release`` starts with "# R36 (release), REVISION: 4.3, GCID: ..."."""
+    text = _read(root / "etc/nv_tegra_release")
+    if text is None:
+        return Finding(name="L4T", status="absent", found="not a Jetson")
+    release, _, rest = text.removeprefix("# R").partition(" (release), REVISION: ")
+    revision = rest.partition(",")[0]
+    return Finding(name="L4T", status="ok", found=f"{release}.{revision}" if revision else text.strip()[:80])
+
+
+def _driver(root: Path) -> Finding:
+    """The kernel module says its version on a desktop; on a Jetson it is part of L4T."""
+    text = _read(root / "proc/driver/nvidia/version")
+    if text is not None:
+        return Finding(name="driver", status="ok", found=text.splitlines()[0].strip()[:100])
+    if (root / "etc/nv_tegra_release").is_file():
+        return Finding(name="driver", status="ok", found="part of L4T")
+    return Finding(
+        name="driver",
+        status="missing",
+        found="no NVIDIA driver",
+        remedy="apt install nvidia-driver (if there is a GPU)",
+    )
+
+
+def _gpu() -> Finding:
+    try:
+        device = CudaDevice()
+    except (BackendError, MissingExtraError) as exc:
+        return Finding(name="GPU", status="missing", found=exc.problem, remedy=_without_us(exc.remedy))
+    memory = "shared with the CPU" if device.shares_memory else "its own"
+    return Finding(name="GPU", status="ok", found=f"{device.name}, SM {device.compute_capability}, memory {memory}")
+
+
+def _pycuda() -> Finding:
+    try:
+        cuda = load_pycuda()
+        version = importlib.import_module("pycuda").VERSION_TEXT
+        driver = cuda.get_driver_version()
+    except MissingExtraError as exc:
+        return Finding(name="pycuda", status="missing", found=exc.problem, remedy=_without_us(exc.remedy))
+    return Finding(
+        name="pycuda", status="ok", found=f"{version}, CUDA {driver // 1000}.{driver % 1000 // 10} in the driver"
+    )
+
+
+def _tensorrt(flavour: Flavour) -> Finding:
+    try:
+        return Finding(name=flavour, status="ok", found=version_of(load_tensorrt(flavour)))
+    except MissingExtraError as exc:
+        return Finding(name=flavour, status="missing", found=exc.problem, remedy=exc.remedy)
+
+
+def _onnxruntime() -> Finding:
+    try:
+        version = importlib.import_module("onnxruntime").__version__
+    except ImportError as exc:
+        return Finding(
+            name="onnxruntime", status="missing", found=f"cannot be loaded ({exc})", remedy="pip install 'rdedge[cpu]'"
+        )
+    return Finding(name="onnxruntime", status="ok", found=f"{version}; also checks engines when they are built")
+
+
+def _opencv(*, is_jetson: bool) -> Finding:
+    """OpenCV from PyPI has no GStreamer, which a Jetson's CSI cameras need."""
+    lines = (line.split(":", 1) for line in cv2.getBuildInformation().splitlines() if "GStreamer:" in line)
+    has_gstreamer = any(value.strip().startswith("YES") for _, value in lines)
+    found = f"{cv2.__version__}, {'with' if has_gstreamer else 'without'} GStreamer"
+    if has_gstreamer or not is_jetson:
+        return Finding(name="OpenCV", status="ok", found=found)
+    remedy = "pip uninstall opencv-python-headless && apt install python3-opencv (CSI cameras need GStreamer)"
+    return Finding(name="OpenCV", status="warning", found=found, remedy=remedy)
+
+
+def _disk(folder: Path) -> Finding:
+    free_gb = shutil.disk_usage(folder).free / 1e9
+    found = f"{free_gb:.1f} GB free at {folder}"
+    if free_gb >= _NEEDED_FREE_GB:
+        return Finding(name="disk", status="ok", found=found)
+    return Finding(
+        name="disk", status="warning", found=found, remedy=f"free {_NEEDED_FREE_GB:.0f} GB: engines need room"
+    )
+
+
+def _power_mode(root: Path, *, is_jetson: bool) -> Finding:
+    """The mode's name; the fastest one differs from board to board, so it is read from nvpmodel's own file."""
+    if not is_jetson:
+        return Finding(name="power mode", status="absent", found="not a Jetson")
+    fastest = [line for line in (_read(root / "etc/nvpmodel.conf") or "").splitlines() if "NAME=MAXN" in line]
+    output = _output_of(["nvpmodel", "-q"])
+    mode = next((line.partition(":")[2].strip() for line in output.splitlines() if "Power Mode" in line), "")
+    if not mode:
+        return Finding(name="power mode", status="warning", found="nvpmodel does not say", remedy="sudo nvpmodel -q")
+    if mode.startswith("MAXN") or not fastest:
+        return Finding(name="power mode", status="ok", found=mode)
+    number = next((word[3:] for word in fastest[-1].split() if word.startswith("ID=")), "")
+    return Finding(
+        name="power mode", status="warning", found=f"{mode}, not the fastest", remedy=f"sudo nvpmodel -m {number}"
+    )
+
+
+def _clocks(root: Path, *, is_jetson: bool) -> Finding:
+    """Clocks that may fall make the first frames after a pause slow."""
+    if not is_jetson:
+        return Finding(name="clocks", status="absent", found="not a Jetson")
+    folder = root / "sys/devices/system/cpu/cpu0/cpufreq"
+    lowest, highest = _read(folder / "scaling_min_freq"), _read(folder / "scaling_max_freq")
+    if lowest is not None and lowest == highest:
+        return Finding(name="clocks", status="ok", found=f"fixed, CPU at {int(lowest) // 1000} MHz")
+    return Finding(name="clocks", status="warning", found="may fall between parts", remedy="sudo jetson_clocks")
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+
+
+def _output_of(command: list[str]) -> str:
+    """What a tool prints; nothing where it is absent or stuck."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=_TOOL_TIMEOUT_S).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+
+
+def _without_us(remedy: str) -> str:
+    """The remedy without its pointer to this command."""
+    return remedy.partition("; `rdedge doctor`")[0].replace("see what `rdedge doctor` says", "see the lines above")

@@ -1,0 +1,259 @@
+"""The TensorRT backend: its answers are ONNX Runtime's to the bit, and it leaves nothing behind, whatever happens."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from msgspec.structs import replace
+
+from rdedge import Inspector
+from rdedge.backends import Backend, open_backend
+from rdedge.backends.cuda import _primary_context
+from rdedge.backends.trt import TensorRtBackend
+from rdedge.bundle import open_bundle
+from rdedge.contract import GraphSpec
+from rdedge.errors import BackendError
+
+FLAVOUR = {True: "tensorrt-rtx", False: "tensorrt"}
+
+
+def frames(count: int, seed: int = 1) -> Iterator[np.ndarray]:
+    source = np.random.default_rng(seed)
+    for _ in range(count):
+        yield source.integers(0, 256, (1, 32, 48, 3), dtype=np.uint8)
+
+
+def assert_same_stream(backend: Backend, reference: Backend, count: int, seed: int = 1) -> None:
+    for frame in frames(count, seed):
+        got, expected = backend.infer(frame), reference.infer(frame)
+        assert got.anomaly_map.dtype == got.score.dtype == np.float32
+        assert got.anomaly_map.tobytes() == expected.anomaly_map.tobytes()
+        assert got.score.tobytes() == expected.score.tobytes()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_a_stream_equals_onnx_runtimes_on_every_version(
+    trt: Any, precision: Any, engine_bundle: Path, build: Any, open_built: Any
+) -> None:
+    flavour = FLAVOUR[trt.fake.is_rtx]
+    record = build(precision, flavour)
+    reference = open_backend(open_bundle(engine_bundle), precision=precision)
+    backend = open_built(precision, flavour)
+    assert backend.name == flavour and backend.thresholds == (record.image_threshold, record.pixel_threshold)
+    assert_same_stream(backend, reference, 20)
+    assert backend.device_ms > 0
+
+
+@pytest.mark.parametrize("shares_memory", [False, True], ids=["discrete", "integrated"])
+def test_500_verdicts_equal_onnx_runtimes(
+    shares_memory: bool, install_tensorrt: Any, engine_bundle: Path, build: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compare_verdicts(500, shares_memory, install_tensorrt, engine_bundle, build, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shares_memory", [False, True], ids=["discrete", "integrated"])
+def test_10000_verdicts_equal_onnx_runtimes(
+    shares_memory: bool, install_tensorrt: Any, engine_bundle: Path, build: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compare_verdicts(10_000, shares_memory, install_tensorrt, engine_bundle, build, monkeypatch)
+
+
+def compare_verdicts(
+    count: int, shares_memory: bool, install: Any, bundle: Path, build: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if shares_memory:
+        monkeypatch.setenv("NULLCUDA_INTEGRATED", "1")
+    install("10.3.0")
+    record = build("fp16")
+    limit = record.image_threshold.value
+    verdicts = []
+    with (
+        Inspector.open(bundle, backend="tensorrt", precision="fp16") as inspector,
+        Inspector.open(bundle, precision="fp16", threshold=limit) as reference,
+    ):
+        assert inspector.threshold == limit, "the engine's own, not the contract's"
+        reference._pixel_threshold = record.pixel_threshold.value
+        for frame in frames(count):
+            picture = frame[0]
+            if len(verdicts) % 3:  # good parts too
+                picture = picture // 16 + 235
+            got, expected = inspector.inspect(picture), reference.inspect(picture)
+            assert (got.score, got.is_anomalous, got.regions) == (
+                expected.score,
+                expected.is_anomalous,
+                expected.regions,
+            )
+            assert got.anomaly_map.tobytes() == expected.anomaly_map.tobytes()
+            verdicts.append(got.is_anomalous)
+    assert set(verdicts) == {True, False}
+
+
+@pytest.fixture
+def built(install_tensorrt: Any, build: Any) -> Any:
+    """TensorRT 10.3 with an FP32 engine in the test's bundle."""
+    module = install_tensorrt("10.3.0")
+    build()
+    return module.fake
+
+
+def test_engines_live_side_by_side_and_close_in_any_order(
+    built: Any, build: Any, open_built: Any, engine_bundle: Path
+) -> None:
+    build("int8")
+    first, second, third = open_built(), open_built("int8"), open_built()
+    references = [open_backend(open_bundle(engine_bundle), precision=p) for p in ("fp32", "int8")]  # type: ignore
+    assert_same_stream(first, references[0], 3)
+    assert_same_stream(second, references[1], 3)
+    first.close()
+    assert_same_stream(third, references[0], 3)
+    third.close()
+    assert_same_stream(second, references[1], 3)
+
+
+def test_another_thread_is_refused_but_may_close(built: Any, open_built: Any) -> None:
+    backend = open_built()
+    caught: list[BackendError] = []
+
+    def use() -> None:
+        try:
+            backend.infer(next(frames(1)))
+        except BackendError as exc:
+            caught.append(exc)
+        backend.close()
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    thread.join()
+    assert str(caught[0]) == "the engine was opened by another thread; open the bundle in the thread that judges"
+    with pytest.raises(BackendError, match="the backend is closed; open the bundle again"):
+        backend.infer(next(frames(1)))
+
+
+def test_a_closed_backend_says_so_and_closes_again(built: Any, open_built: Any) -> None:
+    backend = open_built()
+    backend.close()
+    backend.close()
+    with pytest.raises(BackendError, match="the backend is closed"):
+        backend.infer(next(frames(1)))
+
+
+def test_another_frame_is_refused(built: Any, open_built: Any) -> None:
+    with pytest.raises(BackendError, match=r"the engine expects uint8 \(1, 32, 48, 3\)"):
+        open_built().infer(np.zeros((1, 48, 32, 3), np.uint8))
+
+
+def test_a_frame_that_fails_raises_and_the_next_one_is_right(built: Any, open_built: Any, engine_bundle: Path) -> None:
+    backend = open_built()
+    built.fails_on_frame = True
+    with pytest.raises(BackendError, match="inference failed: CUDA error in kernel; build it here with `rdedge engine"):
+        backend.infer(next(frames(1)))
+    built.fails_on_frame = False
+    assert_same_stream(backend, open_backend(open_bundle(engine_bundle)), 3, seed=2)
+
+
+def test_an_answer_is_not_overwritten_by_the_next(built: Any, open_built: Any) -> None:
+    backend = open_built()
+    first = backend.infer(next(frames(1)))
+    kept = first.anomaly_map.copy()
+    backend.infer(next(frames(1, seed=5)))
+    assert (first.anomaly_map == kept).all()
+
+
+@pytest.mark.parametrize(
+    ("switch", "message"),
+    [
+        ("refuses_context", r"tensorrt cannot set the engine up \(out of memory\); close what else uses the GPU"),
+        ("refuses_addresses", r"tensor frame: no address for frame; build it here with `rdedge engine"),
+    ],
+)
+def test_a_failure_while_opening_leaves_nothing(built: Any, engine_bundle: Path, switch: str, message: str) -> None:
+    setattr(built, switch, True)
+    with pytest.raises(BackendError, match=message) as caught:
+        open_backend(open_bundle(engine_bundle), backend="tensorrt")
+    assert built.live == 0, f"freed before the error was handled, not when {caught} goes"
+
+
+CALLS = [("mem_alloc", 3), ("pagelocked_empty", 3), ("Event", 2), ("Stream", 1)]
+
+
+@pytest.mark.parametrize(
+    ("call", "at"), [(name, at) for name, times in CALLS for at in range(times)], ids=lambda value: str(value)
+)
+def test_running_out_of_memory_at_any_place_leaves_nothing(
+    built: Any, engine_bundle: Path, call: str, at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pycuda.driver as cuda
+
+    real, calls = getattr(cuda, call), []
+
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        calls.append(call)
+        if len(calls) == at + 1:
+            raise cuda.MemoryError("out of memory")
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(cuda, call, fail)
+    with pytest.raises(BackendError, match=r"the GPU refuses the engine \(out of memory\)"):
+        open_backend(open_bundle(engine_bundle), backend="tensorrt")
+    assert built.live == 0
+
+
+def test_a_driver_error_on_a_frame_is_a_backend_error(
+    built: Any, open_built: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pycuda.driver as cuda
+
+    backend = open_built()
+
+    def fail(*_: Any) -> None:
+        raise cuda.LaunchError("unspecified launch failure")
+
+    monkeypatch.setattr(cuda, "memcpy_htod_async", fail)
+    with pytest.raises(BackendError, match="inference failed: unspecified launch failure; open the bundle again"):
+        backend.infer(next(frames(1)))
+
+
+def test_a_machine_without_gpu_says_so(built: Any, engine_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pycuda.driver as cuda
+
+    def fail(*_: Any) -> None:
+        raise cuda.RuntimeError("cuInit failed: no CUDA-capable device is detected")
+
+    monkeypatch.setattr(cuda, "init", fail)
+    monkeypatch.setattr("rdedge.backends.cuda._primary_context", _primary_context.__wrapped__)  # not the one at hand
+    with pytest.raises(
+        BackendError, match=r"no usable NVIDIA GPU \(.*no CUDA-capable device.*\); see what `rdedge doctor`"
+    ):
+        open_backend(open_bundle(engine_bundle), backend="tensorrt")
+
+
+@pytest.mark.parametrize("field", ["name", "dtype", "shape", "input for output"])
+def test_an_engine_with_other_tensors_is_refused(built: Any, engine_bundle: Path, field: str) -> None:
+    graph = open_bundle(engine_bundle).contract.graph
+    changed: GraphSpec = {
+        "name": replace(graph, score=replace(graph.score, name="other")),
+        "dtype": replace(graph, frame=replace(graph.frame, name="score"), score=replace(graph.score, name="frame")),
+        "shape": graph_of_width(graph, 64),
+        "input for output": replace(
+            graph, anomaly_map=replace(graph.anomaly_map, name="frame"), frame=replace(graph.frame, name="anomaly_map")
+        ),
+    }[field]
+    engine = next((engine_bundle / "engines").glob("*.engine")).read_bytes()
+    with pytest.raises(BackendError, match=r"the engine's tensor.*; build it"):
+        TensorRtBackend(engine, changed, "tensorrt", remedy="build it")
+    assert built.live == 0
+
+
+def graph_of_width(graph: GraphSpec, width: int) -> GraphSpec:
+    height = graph.frame.shape[1]
+    return replace(
+        graph,
+        frame=replace(graph.frame, shape=(1, height, width, 3)),
+        anomaly_map=replace(graph.anomaly_map, shape=(1, 1, height, width)),
+    )

@@ -1,0 +1,66 @@
+"""`rdedge selftest` on the pretend GPU: the table, and what fails it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rdedge.bundle import open_bundle
+from rdedge.cli import main
+from rdedge_export import selftest_verb
+
+
+def test_a_device_that_works_passes(
+    install_tensorrt: Any, engine_bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_tensorrt("10.3.0")
+    monkeypatch.setattr(selftest_verb, "_MAX_SLOWDOWN", float("inf"))  # this machine is shared
+    assert main(["selftest", str(engine_bundle), "--seconds", "0.05"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[:2] for line in lines[:8]] == [
+        ["pass", name]
+        for name in (
+            "GPU",
+            "tensorrt",
+            *(f"{p} {part}" for p in ("fp32", "fp16", "int8") for part in ("engine", "pace")),
+        )
+    ]
+    assert "built, within 0.00% of ONNX Runtime on 6 good parts" in lines[2]
+    assert "ms, p99" in lines[3] and lines[-1] == "8 passed, 0 failed"
+
+
+def test_an_engine_that_answers_otherwise_fails(
+    install_tensorrt: Any, engine_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install_tensorrt("10.3.0").fake.map_offset = 1.0
+    assert main(["selftest", str(engine_bundle), "--seconds", "0.01"]) == 2
+    out = capsys.readouterr().out
+    assert out.count("FAIL") == 3 and "differs from ONNX Runtime" in out and "pace" not in out
+    assert out.endswith("2 passed, 3 failed\n")
+
+
+def test_a_device_that_slows_down_fails(engine_bundle: Path, install_tensorrt: Any, monkeypatch: Any) -> None:
+    install_tensorrt("10.3.0")
+    slower = [1.0] * 50 + [2.0] * 50
+    monkeypatch.setattr(selftest_verb, "_times_ms", lambda *_: slower)
+    results = list(selftest_verb.examine(open_bundle(engine_bundle), "tensorrt", 1.0))
+    paces = [result for result in results if result.name.endswith("pace")]
+    assert not any(result.has_passed for result in paces)
+    assert "2.0 times slower at the end; cool the device, or fix its clocks" in paces[0].text
+
+
+def test_without_the_library_the_table_ends(
+    engine_bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    assert main(["selftest", str(engine_bundle)]) == 2
+    out = capsys.readouterr().out
+    assert "pass  GPU" in out and "FAIL  tensorrt" in out and out.endswith("1 passed, 1 failed\n")
+
+
+def test_a_load_of_no_time_is_refused(engine_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["selftest", str(engine_bundle), "--seconds", "0"]) == 2
+    assert "--seconds 0.0; give a time above zero" in capsys.readouterr().err
