@@ -27,6 +27,7 @@ from rdedge_train.run_folder import (
     WEIGHTS_FILE,
     EpochRecord,
     RunRecord,
+    clear_leftovers,
     load_state,
     open_run,
     read_record,
@@ -186,6 +187,7 @@ def _record(
 
 def _start_or_check(out: Path, record: RunRecord, held_out_u8: NDArray[np.uint8]) -> None:
     """Begin a run, or make sure that the one there is the same. Raises RunError."""
+    clear_leftovers(out)
     if not (out / RUN_FILE).exists():
         if out.exists() and any(not p.name.startswith(".") and p.name != "held_out.npy" for p in out.iterdir()):
             raise RunError(f"{out}: is not empty and not a run", remedy="name a new folder")

@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from rdedge.atomic import write_bytes
+from rdedge.atomic import clear_abandoned, write_bytes
 from rdedge.errors import RunError
 from rdedge_train.config import TrainConfig
 from rdedge_train.model import Detector
@@ -69,6 +69,12 @@ class FinishedRun:
     def held_out_frames(self) -> NDArray[np.uint8]:
         """Held-out good parts, uint8 (n, H, W, 3). Raises RunError."""
         return read_held_out(self.folder, self.record)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove half-written files of killed processes."""
+    for name in (RUN_FILE, HELD_OUT_FILE, STATE_FILE, WEIGHTS_FILE):
+        clear_abandoned(folder / name)
 
 
 def write_record(folder: Path, record: RunRecord, held_out_u8: NDArray[np.uint8]) -> None:
