@@ -26,7 +26,7 @@ from rdedge.contract import (
 from rdedge.threshold import fit_thresholds
 from rdedge_export.graph import graph_spec, onnx_graph
 from rdedge_export.parity import TOLERANCE_FP32, compare
-from rdedge_train.evaluate import Evaluation, evaluate
+from rdedge_train.evaluate import Evaluation, evaluate, find_parts
 from rdedge_train.evaluate_verb import write_evaluation_report
 from rdedge_train.run_folder import FinishedRun
 from rdedge_train.subject import Subject
@@ -50,6 +50,8 @@ def write_bundle(run: FinishedRun, out: Path, *, false_reject_rate: float, label
     """
     config = run.record.config
     spec = graph_spec(config.input.size_hw)
+    if labelled is not None:
+        find_parts(labelled)  # a wrong path shows here, not after the export
     with new_folder(out) as folder:
         (folder / GRAPH_FILE).write_bytes(onnx_graph(run.detector, spec))
         backend = OnnxRuntimeBackend(folder / GRAPH_FILE, spec)
