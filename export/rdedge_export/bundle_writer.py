@@ -50,12 +50,13 @@ def write_bundle(run: FinishedRun, out: Path, *, false_reject_rate: float, label
     """
     config = run.record.config
     spec = graph_spec(config.input.size_hw)
+    held_out_u8 = run.held_out_frames()
     if labelled is not None:
         find_parts(labelled)  # a wrong path shows here, not after the export
     with new_folder(out) as folder:
         (folder / GRAPH_FILE).write_bytes(onnx_graph(run.detector, spec))
         backend = OnnxRuntimeBackend(folder / GRAPH_FILE, spec)
-        parity, answers = compare(run.detector, backend, run.held_out_frames(), TOLERANCE_FP32)
+        parity, answers = compare(run.detector, backend, held_out_u8, TOLERANCE_FP32)
         image_threshold, pixel_threshold = fit_thresholds(answers.maps, answers.scores, false_reject_rate)
         precision = PrecisionSpec(
             file=GRAPH_FILE,

@@ -17,6 +17,7 @@ import pytest
 
 from rdedge.bundle import open_bundle
 from rdedge.cli import main
+from rdedge.contract import CONTRACT_FILE
 from rdedge_train.run_folder import RUN_FILE, WEIGHTS_FILE, open_run, read_record
 
 KILLS = 20
@@ -64,17 +65,20 @@ def killed_often(
 ) -> None:
     """Kill at ``KILLS`` random moments, every other one in the middle of a write; begin afresh whenever it got done."""
     rng = random.Random(1)
-    kills = finished = 0
+    kills = finished = half_written = 0
     while kills < KILLS:
         after_s = rng.uniform(0.0, 0.7 * duration_s)  # a resumed run has less to do
         was_killed = kill(context, command, after_s=after_s, folder=out.parent, at_a_write=kills % 2 == 0)
         if out.exists():
             check(out)
         kills += was_killed
+        half_written += any(out.parent.rglob(".*.partial-*"))
         if not was_killed:
+            assert any((out / name).exists() for name in (WEIGHTS_FILE, CONTRACT_FILE)), "it ended without finishing"
             finished += 1
             assert finished < 2 * KILLS
             out.rename(out.with_name(f"finished{finished}"))
+    assert half_written > 0
 
 
 def test_training_resumes_to_the_same_weights(forked: ForkServerContext, parts_folder: Path, tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory, strips: Path) -> Path:
 def verdicts(bundle: Path, source: Path, out: Path) -> dict[str, dict[str, object]]:
     rdedge("run", bundle, "--source", source, "--out", out)
     lines = (out / "verdicts.jsonl").read_text(encoding="utf-8").splitlines()
-    return {Path(line["source"]).name: line for line in map(json.loads, lines)}
+    return {Path(line["source"]).relative_to(source).as_posix(): line for line in map(json.loads, lines)}
 
 
 def test_size_and_region_reach_the_contract(bundle: Path) -> None:
@@ -102,7 +102,9 @@ def test_the_lab_and_the_line_give_the_same_scores(
     of_bundle, of_run = (json.loads(p.read_bytes()) for p in (figures, tmp_path / "run.json"))
     line = verdicts(bundle, strips / "test", tmp_path / "line")
     limit = of_bundle["threshold"]["value"]
-    rejected_good = [v for v in line.values() if "/good/" in str(v["source"]) and float(str(v["score"])) > limit]
-    assert of_bundle["false_reject_rate"] == len(rejected_good) / 4
+    assert {v["threshold"] for v in line.values()} == {limit}
+    is_rejected = {name: float(str(v["score"])) > limit for name, v in line.items()}
+    assert of_bundle["false_reject_rate"] == sum(is_rejected[f"good/{i:03d}.png"] for i in range(4)) / 4
+    assert of_bundle["overall"]["miss_rate"] == 1 - sum(is_rejected[f"scratch/{i:03d}.png"] for i in range(4)) / 4
     assert of_bundle["overall"]["image_auroc"] == of_run["overall"]["image_auroc"] == 1.0
     assert of_bundle["overall"]["au_pro"] == pytest.approx(of_run["overall"]["au_pro"], abs=1e-4)
