@@ -78,6 +78,17 @@ def test_a_graph_that_differs_is_refused(
     assert caught.value.remedy.startswith("nothing was written; ")
 
 
+def test_a_score_that_is_not_the_maps_is_refused(run: FinishedRun, tiny_bundle: Path, tmp_path: Path) -> None:
+    model = onnx.load(tiny_bundle / "model.onnx")
+    producer = next(node for node in model.graph.node if "score" in node.output)
+    producer.output[0] = "maximum"
+    model.graph.initializer.append(numpy_helper.from_array(np.array([0.01], np.float32), "offset"))
+    model.graph.node.append(onnx.helper.make_node("Add", ["maximum", "offset"], ["score"]))
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(ExportError, match=r"differs from the trained model by 1\.00e-02"):
+        compare(run.detector, OnnxRuntimeBackend(tmp_path / "model.onnx", SPEC), run.held_out_frames(), TOLERANCE_FP32)
+
+
 def test_the_tolerance_grows_with_the_map(run: FinishedRun, backend_of: BackendOf) -> None:
     """A calm line gives small deviations and so large maps, which float32 rounds in proportion."""
     detector = Detector("edge-lite0", (64, 64), head="position")

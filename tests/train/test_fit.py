@@ -390,6 +390,28 @@ def test_the_plain_head_has_no_statistics(parts_folder: Path, tmp_path: Path, tr
     assert not [key for key in load_file(tmp_path / "run" / WEIGHTS_FILE) if key.startswith("head")]
 
 
+def test_the_schedule_runs_over_all_steps_also_when_resumed(
+    parts_folder: Path,
+    interrupted_run: Path,
+    copied: Copied,
+    tmp_path: Path,
+    train: Train,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[tuple[int, int]] = []
+    set_rate = rdedge_train.fit.set_learning_rate
+
+    def noted(optimiser: torch.optim.Optimizer, config: TrainConfig, step: int, steps: int) -> None:
+        asked.append((step, steps))
+        set_rate(optimiser, config, step, steps)
+
+    monkeypatch.setattr(rdedge_train.fit, "set_learning_rate", noted)
+    train(parts_folder, tmp_path / "run")
+    train(parts_folder, copied(interrupted_run))
+    total = 2 * STEPS_AN_EPOCH
+    assert asked == [(step, total) for step in (*range(total), *range(STEPS_AN_EPOCH, total))]
+
+
 @pytest.mark.parametrize("n", [1, 2, 7, 16, 17, 100])
 @pytest.mark.parametrize("batch_size", [1, 3, 16, 1000])
 def test_batches_hold_every_image_once_in_nearly_equal_parts(n: int, batch_size: int) -> None:
