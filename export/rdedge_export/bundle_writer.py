@@ -40,7 +40,7 @@ from rdedge_export.graph import graph_spec, onnx_graph
 from rdedge_export.parity import TOLERANCE_FP32, compare
 from rdedge_export.precision_report import precision_section
 from rdedge_export.precisions import Calibration, Lowered, Lowering
-from rdedge_train.evaluate import Evaluation, JudgedParts, evaluate
+from rdedge_train.evaluate import Evaluation, JudgedParts, evaluate, find_parts
 from rdedge_train.evaluate_verb import write_evaluation_report
 from rdedge_train.report import write_page
 from rdedge_train.run_folder import FinishedRun
@@ -85,7 +85,10 @@ def write_bundle(
     ``calibration``: good images for INT8 ranges, by default training images.
     Raises ExportError, RunError, DatasetError, UsageError if ``out`` exists.
     """
-    # First, as it may fail: what follows takes minutes.
+    # First what may fail: the rest takes minutes.
+    run.held_out_frames()
+    if labelled is not None:
+        find_parts(labelled)
     images = read_calibration(run, calibration) if "int8" in precisions else None
     with new_folder(out) as folder:
         fp32 = onnx_graph(run.detector, graph_spec(run.record.config.input.size_hw))

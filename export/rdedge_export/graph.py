@@ -57,7 +57,10 @@ def onnx_graph(detector: Detector, spec: GraphSpec) -> bytes:
         raise ExportError(f"the graph cannot be written as opset {OPSET} ({exc})", remedy="report this model") from exc
     model.ir_version = _IR_VERSION
     _strip(model)
-    onnx.checker.check_model(model, full_check=True)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
+        raise ExportError(f"the graph is not valid ONNX ({exc})", remedy="report this model") from exc
     return bytes(model.SerializeToString())
 
 

@@ -49,7 +49,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     if out.exists() or out.is_symlink():
         raise UsageError(f"{out} already exists", remedy="name another folder or remove it first")
     out.parent.mkdir(parents=True, exist_ok=True)
-    _clear_abandoned(out)
+    clear_abandoned(out)
     partial = out.parent / f".{out.name}.partial-{os.getpid()}"
     partial.mkdir()
     try:
@@ -65,11 +65,16 @@ def new_folder(out: Path) -> Iterator[Path]:
     _sync_folder(out.parent)
 
 
-def _clear_abandoned(out: Path) -> None:
-    for folder in out.parent.glob(f".{glob.escape(out.name)}.partial-*"):
-        pid = folder.name.rpartition("-")[2]
-        if pid.isdecimal() and not _is_alive(int(pid)):
-            shutil.rmtree(folder, ignore_errors=True)
+def clear_abandoned(out: Path) -> None:
+    """Remove what killed processes left of the file or folder ``out``."""
+    for partial in out.parent.glob(f".{glob.escape(out.name)}.partial-*"):
+        pid = partial.name.rpartition("-")[2]
+        if not pid.isdecimal() or _is_alive(int(pid)):
+            continue
+        if partial.is_dir() and not partial.is_symlink():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            partial.unlink(missing_ok=True)
 
 
 def _is_alive(pid: int) -> bool:

@@ -32,7 +32,7 @@ class Verb:
 VERBS = {
     "demo": Verb("rdedge_export.demo", "export", "make a sample, train, evaluate, export and run it: see it all work"),
     "train": Verb("rdedge_train.train_verb", "train", "learn what good parts look like"),
-    "evaluate": Verb("rdedge_train.evaluate_verb", "cpu", "measure a run or a bundle on labelled parts"),
+    "evaluate": Verb("rdedge_train.evaluate_verb", "train", "measure a run or a bundle on labelled parts"),
     "export": Verb("rdedge_export.export_verb", "export", "turn a trained run into a bundle"),
     "engine": Verb("rdedge_export.engine_verb", "tensorrt", "build a bundle's engine on the device that will run it"),
     "run": Verb("rdedge.run_verb", "cpu", "judge the frames of a folder or a video with a bundle"),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from rdedge.atomic import new_folder, write_bytes
+from rdedge.atomic import clear_abandoned, new_folder, write_bytes
 from rdedge.errors import UsageError
 
 FILL_AND_WAIT = """
@@ -110,6 +110,13 @@ def test_folders_of_dead_processes_are_cleared_and_no_others(tmp_path: Path, nam
     with new_folder(tmp_path / name):
         pass
     assert names(tmp_path) == sorted([name, *kept])
+
+
+def test_files_of_dead_processes_are_cleared(tmp_path: Path) -> None:
+    for name in (f".a.partial-{dead_pid()}", ".a.partial-1", "a"):
+        (tmp_path / name).write_bytes(b"x")
+    clear_abandoned(tmp_path / "a")
+    assert names(tmp_path) == [".a.partial-1", "a"]
 
 
 def test_a_killed_process_leaves_only_a_partial_folder_and_the_next_clears_it(tmp_path: Path) -> None:

@@ -200,6 +200,6 @@ def test_the_overlay_lies_in_the_region_of_interest() -> None:
 
 def test_the_heat_scale_is_fixed_by_the_threshold() -> None:
     colours, opacity = heat_colours(np.array([[0.0, 1.0, 2.0, 3.0, 9.0]], np.float32), threshold=2.0)
-    assert opacity[0].tolist() == pytest.approx([0, 0, 0.275, 0.4, 0.55])
+    assert opacity[0].tolist() == pytest.approx([0, 0, 0.2, 0.4, 0.4])
     assert (colours[0, 3] == colours[0, 4]).all() and (colours.shape, colours.dtype) == ((1, 5, 3), np.uint8)
     assert heat_colours(np.ones((2, 2), np.float32), threshold=0.0)[1].max() == pytest.approx(0.4)

@@ -7,9 +7,11 @@ import cv2
 import numpy as np
 import pytest
 
+from rdedge.errors import UsageError
 from rdedge_train import sample
 from rdedge_train.sample import DEFECTS, MASK_GREY, SamplePlan, make_sample, render_part
-from rdedge_train.sample_part import RIM_R, Flaw, draw_scene, photograph, sensor_noise
+from rdedge_train.sample_camera import photograph, sensor_noise
+from rdedge_train.sample_part import RIM_R, Flaw, draw_scene
 
 SMALL = SamplePlan(train_good=2, test_good=1, test_per_defect=1, video_frames=5, size_hw=(96, 128), seed=3)
 SIZE_HW = (224, 224)
@@ -116,7 +118,7 @@ def test_unknown_defect_is_refused():
 
 def test_existing_folder_is_refused(tmp_path):
     (tmp_path / "keep.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="already exists"):
+    with pytest.raises(UsageError, match="already exists"):
         make_sample(tmp_path, SMALL)
     assert [p.name for p in tmp_path.iterdir()] == ["keep.txt"]
 

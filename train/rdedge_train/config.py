@@ -14,6 +14,9 @@ from rdedge_train.model import MODELS, SIZE_MULTIPLE_PX, Head, family_of
 from rdedge_train.paper import Ocbe
 
 _DEFAULT_EPOCHS = {"edge": 30, "paper": 200}  # 200: the official schedule
+_MAX_COUNT = 10**6  # of epochs, and of images a step: more is a slip of the keyboard
+_MAX_LEARNING_RATE = 10.0
+_MAX_SEED = 2**63 - 1  # the largest that torch, NumPy and JSON all take
 
 
 class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -24,10 +27,10 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     ocbe: Ocbe
     loss: LossReading
     head: Head
-    epochs: Annotated[int, Meta(ge=1)]
-    batch_size: Annotated[int, Meta(ge=1)]
-    learning_rate: Annotated[float, Meta(gt=0)]
-    seed: Annotated[int, Meta(ge=0)]
+    epochs: Annotated[int, Meta(ge=1, le=_MAX_COUNT)]
+    batch_size: Annotated[int, Meta(ge=1, le=_MAX_COUNT)]
+    learning_rate: Annotated[float, Meta(gt=0, le=_MAX_LEARNING_RATE)]
+    seed: Annotated[int, Meta(ge=0, le=_MAX_SEED)]
     held_out_share: Annotated[float, Meta(gt=0, lt=1)]
     teacher_weights: str
 

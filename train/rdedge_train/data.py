@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from rdedge.contract import InputSpec
 from rdedge.errors import DatasetError, ImageError
 from rdedge.images import IMAGE_SUFFIXES, read_image, read_mask
 from rdedge.preprocess import preprocess, preprocess_mask
+from rdedge.text import printable
 
 GOOD = "good"
 _LAYOUT_REMEDY = "name a folder of good images, or one laid out like MVTec AD (train/good, test/<defect>, ground_truth)"
@@ -73,8 +75,9 @@ def split_good(paths: Sequence[Path], held_out_share: float, seed: int) -> tuple
     Raises DatasetError if fewer than two images are there.
     """
     if len(paths) < 2:
+        where = f"{paths[0].parent}: " if paths else ""
         raise DatasetError(
-            f"{paths[0].parent}: {len(paths)} good image, training and threshold need at least one each",
+            f"{where}{len(paths)} good image, training and threshold need at least one each",
             remedy="collect more good parts (a hundred is a fair start)",
         )
     n_held_out = min(len(paths) - 1, max(1, round(held_out_share * len(paths))))
@@ -121,7 +124,7 @@ def read_frames(root: Path, paths: Sequence[Path], spec: InputSpec) -> Frames:
             frames_u8[i] = frame[0]
     digest = hashlib.sha256()
     for path in paths:
-        digest.update(f"{path.relative_to(root).as_posix()}\n".encode())
+        digest.update(os.fsencode(path.relative_to(root)) + b"\n")
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return Frames(frames_u8=frames_u8, paths=tuple(paths), sha256=digest.hexdigest())
 
@@ -146,22 +149,35 @@ def read_part_mask(part: LabelledPart, spec: InputSpec) -> NDArray[np.bool_] | N
 
 
 def _labelled(root: Path, folder: Path) -> tuple[LabelledPart, ...]:
+    """Masks lie below ground_truth as the pictures below test, with ``_mask`` after the name."""
+    truth = root / "ground_truth" / folder.name
     masks = {}
-    if folder.name != GOOD:
-        truth = root / "ground_truth" / folder.name
-        masks = {p.stem.removesuffix("_mask"): p for p in _image_files(truth)} if truth.is_dir() else {}
-    return tuple(LabelledPart(path=p, defect=folder.name, mask_path=masks.get(p.stem)) for p in _image_files(folder))
+    if folder.name != GOOD and truth.is_dir():
+        masks = {(p.parent.relative_to(truth), p.stem.removesuffix("_mask")): p for p in _image_files(truth)}
+    return tuple(
+        LabelledPart(path=p, defect=printable(folder.name), mask_path=masks.get((p.parent.relative_to(folder), p.stem)))
+        for p in _image_files(folder)
+    )
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
+    return (
+        sorted(p for p in folder.iterdir() if p.is_dir() and not _is_hidden(p.relative_to(folder)))
+        if folder.is_dir()
+        else []
+    )
+
+
+def _is_hidden(path: Path) -> bool:
+    """Thumbnails, checkpoints and waste baskets of desktops and editors are no parts."""
+    return any(name.startswith(".") for name in path.parts)
 
 
 def _image_files(folder: Path) -> tuple[Path, ...]:
     try:
         next(folder.iterdir(), None)  # rglob says nothing of a folder that may not be read
-        files = (p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
-        return tuple(sorted(files))
+        files = (p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        return tuple(sorted(p for p in files if not _is_hidden(p.relative_to(folder))))
     except OSError as exc:
         raise DatasetError(
             f"{folder}: cannot be read ({exc.strerror})", remedy="check the path and its permissions"

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdedge.contract import Metrics, Threshold
-from rdedge.errors import DatasetError, ImageError
+from rdedge.errors import BackendError, DatasetError, ImageError
+from rdedge.text import printable
 from rdedge_train.data import GOOD, LabelledPart, find_images, read_frames, read_part_mask, usable_images
 from rdedge_train.metrics import au_pro, auroc, f1_at, pixel_auroc
 from rdedge_train.report import JudgedPart
@@ -76,6 +77,17 @@ class JudgedParts:
         return np.array([p.defect != GOOD for p in self.parts], dtype=bool)
 
 
+def find_parts(data: Path) -> tuple[LabelledPart, ...]:
+    """The parts to evaluate on, without reading them. Raises DatasetError if there is none."""
+    dataset = find_images(data)
+    parts = dataset.test_parts
+    if dataset.layout == "plain":
+        parts = tuple(LabelledPart(path=p, defect=GOOD, mask_path=None) for p in dataset.good_paths)
+    if not parts:
+        raise DatasetError(f"{data}: has no test parts", remedy="add test/good and test/<defect> folders")
+    return parts
+
+
 def evaluate(
     subject: Subject, data: Path, *, skip_bad: bool = False, progress: Callable[[int, int], None] | None = None
 ) -> tuple[Evaluation, JudgedParts]:
@@ -83,12 +95,7 @@ def evaluate(
 
     Raises DatasetError, ImageError, BackendError.
     """
-    dataset = find_images(data)
-    parts = dataset.test_parts
-    if dataset.layout == "plain":
-        parts = tuple(LabelledPart(path=p, defect=GOOD, mask_path=None) for p in dataset.good_paths)
-    if not parts:
-        raise DatasetError(f"{data}: has no test parts", remedy="add test/good and test/<defect> folders")
+    parts = find_parts(data)
     usable, bad = usable_images([p.path for p in parts], subject.input, skip_bad=skip_bad)
     kept = set(usable)
     parts = tuple(p for p in parts if p.path in kept)
@@ -99,6 +106,8 @@ def evaluate(
         chunk_maps, chunk_scores = subject.predict(frames_u8[start : start + _CHUNK])
         maps.append(chunk_maps)
         scores.append(chunk_scores)
+        if not (np.isfinite(chunk_maps).all() and np.isfinite(chunk_scores).all()):
+            raise BackendError(f"{subject.name} answered NaN or infinity", remedy="train or export it again")
         if progress is not None:
             progress(start + len(chunk_scores), len(frames_u8))
     judged = JudgedParts(
@@ -132,8 +141,8 @@ def _summarise(subject: Subject, data: Path, judged: JudgedParts, skipped: list[
     defects = np.array([p.defect for p in judged.parts])
     good_scores = judged.scores[~is_defective]
     return Evaluation(
-        subject=subject.name,
-        data=str(data),
+        subject=printable(subject.name),
+        data=printable(str(data)),
         good_parts=int((~is_defective).sum()),
         defective_parts=int(is_defective.sum()),
         empty_masks=sum(map(bool, is_empty)),
@@ -141,7 +150,7 @@ def _summarise(subject: Subject, data: Path, judged: JudgedParts, skipped: list[
         threshold=subject.image_threshold,
         overall=_row("all", judged, is_defective, usable, limit),
         by_defect=[_row(d, judged, defects == d, usable, limit) for d in sorted(set(defects.tolist()) - {GOOD})],
-        skipped=skipped,
+        skipped=[printable(problem) for problem in skipped],
     )
 
 
@@ -154,7 +163,7 @@ def _row(defect: str, judged: JudgedParts, chosen: NDArray[np.bool_], usable: ND
     with_pixels = np.flatnonzero(both & usable)
     maps = [judged.maps[i] for i in with_pixels]
     masks = [m for i in with_pixels if (m := judged.masks[i]) is not None]
-    has_pixels = any(m.any() for m in masks)
+    has_pixels = any(m.any() for m in masks) and not all(m.all() for m in masks)
     return Row(
         defect=defect,
         parts=int(chosen.sum()),

@@ -12,6 +12,7 @@ import numpy as np
 
 from rdedge.atomic import write_bytes
 from rdedge.contract import Precision
+from rdedge.errors import UsageError
 from rdedge.threshold import parts_needed
 from rdedge_train.evaluate import Evaluation, JudgedParts, Row, evaluate, parts_to_show
 from rdedge_train.report import EN_DASH, write_report
@@ -32,6 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Evaluate and print."""
+    for path in (args.json, args.report):
+        if path is not None and not path.parent.is_dir():
+            raise UsageError(f"{path}: no such folder {path.parent}", remedy="make it first")
     subject = open_subject(args.subject, args.precision)
     evaluation, judged = evaluate(subject, args.data, skip_bad=args.skip_bad, progress=_show_progress)
     for problem in evaluation.skipped:
@@ -48,8 +52,13 @@ def execute(args: argparse.Namespace) -> int:
 def write_evaluation_report(
     path: Path, subject: Subject, evaluation: Evaluation, judged: JudgedParts, data: Path, sections: str = ""
 ) -> None:
-    """The HTML report of one evaluation."""
+    """The HTML report of one evaluation. Raises UsageError, OSError."""
     limit = evaluation.threshold
+    if limit.value <= 0:
+        raise UsageError(
+            f"{evaluation.subject}: a report needs a threshold above zero, got {limit.value}",
+            remedy="train on more good parts that differ from each other",
+        )
     facts = subject.facts | {
         "Data": str(data),
         "Parts": f"{evaluation.good_parts} good, {evaluation.defective_parts} defective",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rdedge_train.teachers import Teacher
 
-_CHUNK = 16  # frames a teacher pass: the same whether cached or not, so that both give the same bits
+_CHUNK = 16  # frames a teacher pass, always: another number rounds differently
 
 
 class TeacherFeatures:
@@ -48,11 +48,19 @@ class TeacherFeatures:
         for start in range(0, len(self), _CHUNK):
             yield self.batch(np.arange(start, min(start + _CHUNK, len(self)), dtype=np.int64))
 
+    def _compute(self, indices: NDArray[np.int64]) -> list[Tensor]:
+        starts = range(0, max(1, len(indices)), _CHUNK)
+        passes = [self._teacher_pass(indices[start : start + _CHUNK]) for start in starts]
+        # The frame's layout (channels last) goes through to the features; the student rounds by layout.
+        return [torch.cat(level).contiguous() for level in zip(*passes, strict=True)]
+
     @torch.no_grad()
-    def _compute(self, indices: NDArray[np.int64] | Sequence[int]) -> list[Tensor]:
-        frame = torch.from_numpy(self._frames_u8[indices]).to(self._device)
+    def _teacher_pass(self, indices: NDArray[np.int64]) -> list[Tensor]:
+        """Up to _CHUNK frames, filled up with copies, so that a frame's bits do not depend on their number."""
+        filled = np.resize(indices if len(indices) else np.zeros(1, np.int64), _CHUNK)
+        frame = torch.from_numpy(self._frames_u8[filled]).to(self._device)
         features: list[Tensor] = self._teacher(frame)
-        return features
+        return [level[: len(indices)] for level in features]
 
 
 def memory_budget_bytes(processes: int) -> int:

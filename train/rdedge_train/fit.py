@@ -16,17 +16,20 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from rdedge.errors import RunError, UsageError
+from rdedge.text import printable
 from rdedge_train.config import TrainConfig
 from rdedge_train.data import Frames, find_images, read_frames, split_good, usable_images
 from rdedge_train.distributed import World, summed, use_global_batch_norm
 from rdedge_train.features import TeacherFeatures, memory_budget_bytes
 from rdedge_train.loss import distillation_loss
-from rdedge_train.model import Detector, family_of
+from rdedge_train.model import SIZE_MULTIPLE_PX, Detector, family_of
 from rdedge_train.run_folder import (
+    HELD_OUT_FILE,
     RUN_FILE,
     WEIGHTS_FILE,
     EpochRecord,
     RunRecord,
+    clear_leftovers,
     load_state,
     open_run,
     read_record,
@@ -43,16 +46,20 @@ ADAM_BETAS = (0.5, 0.999)  # the official code's
 def fit(data: Path, out: Path, config: TrainConfig, world: World, *, skip_bad: bool = False) -> list[EpochRecord]:
     """Train ``config`` on the good images of ``data`` into the run folder ``out``; resumes what is there.
 
-    Returns the history. Raises DatasetError, WeightsError, RunError, UsageError.
+    Returns the history. The same settings and images give the same bits on the same machine; another number of
+    threads or processes rounds differently. Raises DatasetError, WeightsError, RunError, UsageError.
     """
     if config.batch_size < world.size:
         raise UsageError(
             f"batch size {config.batch_size} for {world.size} processes", remedy="use a larger --batch-size"
         )
+    if world.is_first:
+        _refuse_foreign(out)
     _seed_everything(config.seed)
     dataset = find_images(data)
     paths, bad = usable_images(dataset.good_paths, config.input, skip_bad=skip_bad)
     train_paths, held_out_paths = split_good(paths, config.held_out_share, config.seed)
+    _check_batches(len(train_paths), config)
     train = read_frames(data, train_paths, config.input)
     held_out = read_frames(data, held_out_paths, config.input)
     detector = Detector(config.model, config.input.size_hw, ocbe=config.ocbe, head=config.head)
@@ -60,7 +67,7 @@ def fit(data: Path, out: Path, config: TrainConfig, world: World, *, skip_bad: b
     record = _record(config, teacher_name, data, train, held_out, [e.problem for e in bad])
     if world.is_first:
         for error in bad:
-            print(f"skipped {error.problem}", file=sys.stderr)
+            print(f"skipped {printable(error.problem)}", file=sys.stderr)
         _start_or_check(out, record, held_out.frames_u8)
     if (out / WEIGHTS_FILE).exists():
         return open_run(out).history
@@ -90,9 +97,12 @@ def _train(
                 total += _step(restorer, optimiser, features, indices, config, world) * len(indices)
                 bar.update()
             loss = total / len(features)
-            if not math.isfinite(loss):
-                raise RunError(f"the loss became {loss} in epoch {epoch}", remedy="lower --learning-rate")
             score = held_out_score(detector, held_out_features)
+            if not (math.isfinite(loss) and math.isfinite(score)):
+                raise RunError(
+                    f"the loss became {loss} and the held-out score {score} in epoch {epoch}",
+                    remedy="train into a new folder with a lower --learning-rate",
+                )
             history.append(EpochRecord(epoch=epoch, loss=loss, held_out_score=score))
             if world.is_first:
                 save_state(out, detector.restorer, optimiser, history)
@@ -169,26 +179,46 @@ def _record(
     config: TrainConfig, teacher: str, data: Path, train: Frames, held_out: Frames, skipped: list[str]
 ) -> RunRecord:
     def names(frames: Frames) -> list[str]:
-        return [p.relative_to(data).as_posix() for p in frames.paths]
+        return [printable(p.relative_to(data).as_posix()) for p in frames.paths]
 
     return RunRecord(
         config=config,
         teacher=teacher,
-        data=str(data),
+        data=printable(str(data)),
         train_images=names(train),
         train_sha256=train.sha256,
         held_out_images=names(held_out),
         held_out_sha256=held_out.sha256,
-        skipped_images=skipped,
+        skipped_images=[printable(problem) for problem in skipped],
         versions=library_versions("torch", "torchvision"),
     )
 
 
+def _check_batches(n_train: int, config: TrainConfig) -> None:
+    """Batch norm needs two values a channel to tell a deviation, also at the embedding's stride. Raises UsageError."""
+    smallest = n_train // math.ceil(n_train / config.batch_size)
+    height, width = config.input.size_hw
+    if smallest * (height // SIZE_MULTIPLE_PX) * (width // SIZE_MULTIPLE_PX) < 2:
+        raise UsageError(
+            f"batches of one image of {height}x{width} give batch norm a single value",
+            remedy="use a larger --image-size or --batch-size, or more images",
+        )
+
+
+def _refuse_foreign(out: Path) -> None:
+    """Nothing is written into a folder with other things in it. Raises RunError."""
+    if (out / RUN_FILE).exists() or not (out.exists() or out.is_symlink()):
+        return
+    if not out.is_dir():
+        raise RunError(f"{out}: is not a folder", remedy="name a new folder")
+    if any(not p.name.startswith(".") and p.name != HELD_OUT_FILE for p in out.iterdir()):
+        raise RunError(f"{out}: is not empty and not a run", remedy="name a new folder")
+
+
 def _start_or_check(out: Path, record: RunRecord, held_out_u8: NDArray[np.uint8]) -> None:
     """Begin a run, or make sure that the one there is the same. Raises RunError."""
+    clear_leftovers(out)
     if not (out / RUN_FILE).exists():
-        if out.exists() and any(not p.name.startswith(".") and p.name != "held_out.npy" for p in out.iterdir()):
-            raise RunError(f"{out}: is not empty and not a run", remedy="name a new folder")
         out.mkdir(parents=True, exist_ok=True)
         write_record(out, record, held_out_u8)
         return

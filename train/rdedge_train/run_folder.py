@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -23,8 +24,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from rdedge.atomic import write_bytes
-from rdedge.errors import RunError
+from rdedge.atomic import clear_abandoned, write_bytes
+from rdedge.errors import RunError, UsageError
 from rdedge_train.config import TrainConfig
 from rdedge_train.model import Detector
 from rdedge_train.teachers import state_sha256
@@ -71,6 +72,14 @@ class FinishedRun:
         return read_held_out(self.folder, self.record)
 
 
+def clear_leftovers(folder: Path) -> None:
+    """Remove what killed processes left: half-written files, and the state of a run that was finished."""
+    for name in (RUN_FILE, HELD_OUT_FILE, STATE_FILE, WEIGHTS_FILE):
+        clear_abandoned(folder / name)
+    if (folder / WEIGHTS_FILE).exists():
+        (folder / STATE_FILE).unlink(missing_ok=True)
+
+
 def write_record(folder: Path, record: RunRecord, held_out_u8: NDArray[np.uint8]) -> None:
     """Start a run: held-out frames first, then the record, which makes it a run."""
     buffer = io.BytesIO()
@@ -88,19 +97,24 @@ def read_record(folder: Path) -> RunRecord:
         raise RunError(
             f"{path}: cannot be read ({exc.strerror})", remedy="name a folder that `rdedge train --out` made"
         ) from exc
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise RunError(f"{path}: {exc}", remedy=_TRAIN_AGAIN) from exc
+    except UsageError as exc:  # settings that this version does not know
+        raise RunError(f"{path}: {exc.problem}", remedy=_TRAIN_AGAIN) from exc
 
 
 def read_held_out(folder: Path, record: RunRecord) -> NDArray[np.uint8]:
     """Raises RunError."""
     path = folder / HELD_OUT_FILE
     try:
-        frames = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as exc:
-        raise RunError(f"{path}: cannot be read ({exc})", remedy=_TRAIN_AGAIN) from exc
+        with path.open("rb") as f, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of headers that other versions of numpy wrote
+            frames: NDArray[np.uint8] = np.lib.format.read_array(f, allow_pickle=False)
+    except Exception as exc:  # numpy raises many unrelated types on a damaged file
+        reason = (str(exc).splitlines() or [type(exc).__name__])[0]
+        raise RunError(f"{path}: cannot be read ({reason})", remedy=_TRAIN_AGAIN) from exc
     expected = (len(record.held_out_images), *record.config.input.size_hw, 3)
-    if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8 or frames.shape != expected:
+    if frames.dtype != np.uint8 or frames.shape != expected:
         raise RunError(f"{path}: expected uint8 {expected}, got {frames.dtype} {frames.shape}", remedy=_TRAIN_AGAIN)
     return frames
 
@@ -119,14 +133,9 @@ def load_state(folder: Path, restorer: nn.Module, optimiser: torch.optim.Optimiz
     if not path.exists():
         return []
     tensors, history = _read_safetensors(path)
-    groups = optimiser.state_dict()["param_groups"]
-    states: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith("optimiser."):
-            _, index, name = key.split(".", 2)
-            states.setdefault(int(index), {})[name] = value
+    states = _adam_states(tensors, optimiser, path)
     _load(restorer, {k.removeprefix("restorer."): v for k, v in tensors.items() if k.startswith("restorer.")}, path)
-    optimiser.load_state_dict({"state": states, "param_groups": groups})
+    optimiser.load_state_dict({"state": states, "param_groups": optimiser.state_dict()["param_groups"]})
     return history
 
 
@@ -168,6 +177,20 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], list[EpochRecord]]
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise RunError(f"{path}: {key} holds NaN or infinity", remedy=_TRAIN_AGAIN)
     return tensors, history
+
+
+def _adam_states(
+    tensors: dict[str, Tensor], optimiser: torch.optim.Optimizer, path: Path
+) -> dict[int, dict[str, Tensor]]:
+    """Adam's state of every parameter; a gap would start it anew in silence."""
+    states = {}
+    for index, parameter in enumerate(p for group in optimiser.param_groups for p in group["params"]):
+        shapes = {"step": torch.Size(), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
+        state = {name: tensors[key] for name in shapes if (key := f"optimiser.{index}.{name}") in tensors}
+        if {name: tensor.shape for name, tensor in state.items()} != shapes:
+            raise RunError(f"{path}: does not fit the run's optimiser (parameter {index})", remedy=_TRAIN_AGAIN)
+        states[index] = state
+    return states
 
 
 def _load(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:

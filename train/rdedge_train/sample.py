@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from rdedge.atomic import new_folder
+from rdedge_train.sample_camera import photograph, sensor_noise, to_picture
 from rdedge_train.sample_part import (
     BOLT_ANGLES_DEG,
     BORE_R,
@@ -30,11 +30,8 @@ from rdedge_train.sample_part import (
     nominal_layers,
     on_bolt_circle,
     opening_distance,
-    photograph,
     polar,
-    sensor_noise,
     somewhere,
-    to_picture,
 )
 
 DEFECTS: tuple[str, ...] = ("dent", "missing", "scratch", "stain")
@@ -64,22 +61,18 @@ def make_sample(
     """Write the data set to a new folder `out`, in the MVTec AD layout plus a video, and return it.
 
     `out` holds train/good, test/good, test/<defect>, ground_truth/<defect>/000_mask.png, line.mkv and
-    line.truth.json.  It appears only once complete; an existing `out` raises FileExistsError.  The same
+    line.truth.json.  It appears only once complete; an existing `out` raises UsageError.  The same
     plan gives the same bytes of every PNG.  The video is FFV1: OpenCV hands it to FFmpeg as BGR0, and
     reading it back gave every pixel unchanged (largest difference 0 grey levels), at about 130 kB a frame.
     """
-    if out.exists():
-        raise FileExistsError(f"{out} already exists: remove it or name another folder")
     images = image_jobs(plan)
     total = len(images) + plan.video_frames
-    work = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    work.mkdir(parents=True)
 
     def tell(done: int) -> None:
         if progress is not None:
             progress(done, total)
 
-    try:
+    with new_folder(out) as work:
         for done, (split, index, folder, defect) in enumerate(images, 1):
             image_bgr_u8, mask_u8 = render_part(part_rng(plan, split, index), plan.size_hw, defect)
             write_png(work / folder / f"{index:03d}.png", image_bgr_u8)
@@ -87,10 +80,6 @@ def make_sample(
                 write_png(work / "ground_truth" / defect / f"{index:03d}_mask.png", mask_u8)
             tell(done)
         write_video(work, plan, lambda frames: tell(len(images) + frames))
-        work.rename(out)
-    except BaseException:
-        shutil.rmtree(work)
-        raise
     return out
 
 

@@ -13,6 +13,8 @@ from rdedge_train.distributed import joined_world
 from rdedge_train.fit import fit
 from rdedge_train.model import MODELS
 
+_MAX_DIGITS = 9  # of a number of pixels
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
@@ -80,7 +82,7 @@ def _config(args: argparse.Namespace) -> TrainConfig:
 
 def _size_hw(text: str) -> tuple[int, int]:
     parts = text.lower().split("x")
-    if len(parts) not in (1, 2) or not all(p.isdecimal() for p in parts):
+    if len(parts) not in (1, 2) or not all(map(_is_pixel_count, parts)):
         raise UsageError(f"--image-size {text}", remedy="give one number or HEIGHTxWIDTH, e.g. 256 or 256x320")
     return int(parts[0]), int(parts[-1])
 
@@ -89,6 +91,10 @@ def _roi_xywh(text: str | None) -> tuple[int, ...] | None:
     if text is None:
         return None
     parts = text.split(",")
-    if len(parts) != 4 or not all(p.strip().isdecimal() for p in parts):
+    if len(parts) != 4 or not all(_is_pixel_count(p.strip()) for p in parts):
         raise UsageError(f"--roi {text}", remedy="give X,Y,W,H in source pixels, e.g. 100,50,800,600")
     return tuple(int(p) for p in parts)
+
+
+def _is_pixel_count(text: str) -> bool:
+    return text.isdecimal() and len(text) <= _MAX_DIGITS

@@ -1,0 +1,80 @@
+"""Teacher features: the same whether kept or computed at each use, and kept only where memory allows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+import rdedge_train.fit
+from rdedge_train.features import TeacherFeatures, memory_budget_bytes
+from rdedge_train.run_folder import WEIGHTS_FILE, EpochRecord, open_run
+from rdedge_train.teachers import Teacher, load_teacher_weights
+
+Train = Callable[..., list[EpochRecord]]
+CPU = torch.device("cpu")
+PLENTY = 1 << 40
+FLOATS_A_FRAME = 24 * 16 * 16 + 40 * 8 * 8 + 112 * 4 * 4  # channels of lite0's levels at 64x64
+
+
+@pytest.fixture(scope="module")
+def teacher() -> Teacher:
+    teacher = Teacher("edge-lite0")
+    load_teacher_weights(teacher, "edge-lite0", "imagenet")
+    return teacher
+
+
+def frames(n: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(3).integers(0, 256, (n, 64, 64, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("missing_bytes", [0, 1], ids=["just-fits", "one-byte-short"])
+def test_budget_decides_what_is_kept(teacher: Teacher, missing_bytes: int) -> None:
+    needed = 5 * FLOATS_A_FRAME * 4
+    features = TeacherFeatures(teacher, frames(5), CPU, budget_bytes=needed - missing_bytes)
+    assert features.bytes_needed == needed
+    assert features.is_kept is (missing_bytes == 0)
+    assert len(features) == 5
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 16, 20], ids="batch of {}".format)
+def test_kept_features_equal_computed_ones_to_the_bit(teacher: Teacher, n: int) -> None:
+    kept = TeacherFeatures(teacher, frames(20), CPU, budget_bytes=PLENTY)
+    computed = TeacherFeatures(teacher, frames(20), CPU, budget_bytes=0)
+    assert (kept.is_kept, computed.is_kept) == (True, False)
+    chosen = np.random.default_rng(1).permutation(20)[:n]
+    for a, b in zip(kept.batch(chosen), computed.batch(chosen), strict=True):
+        assert a.shape[0] == n
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("budget_bytes", [PLENTY, 0], ids=["kept", "computed"])
+def test_in_order_gives_every_frame_once(teacher: Teacher, budget_bytes: int) -> None:
+    features = TeacherFeatures(teacher, frames(20), CPU, budget_bytes=budget_bytes)
+    chunks = list(features.in_order())
+    assert [len(chunk[0]) for chunk in chunks] == [16, 4]
+    for level, expected in enumerate(features.batch(np.arange(20))):
+        assert torch.equal(torch.cat([chunk[level] for chunk in chunks]), expected)
+
+
+def test_features_are_the_teachers(teacher: Teacher) -> None:
+    features = TeacherFeatures(teacher, frames(3), CPU, budget_bytes=0)
+    for a, b in zip(features.batch(np.arange(3)), teacher(torch.from_numpy(frames(3))), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-5 * float(b.abs().max()))
+
+
+def test_training_is_the_same_to_the_bit_without_memory_for_features(
+    parts_folder: Path, tiny_run: Path, tmp_path: Path, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rdedge_train.fit, "memory_budget_bytes", lambda processes: 0)
+    recomputed = train(parts_folder, tmp_path / "run")
+    assert recomputed == open_run(tiny_run).history
+    assert (tmp_path / "run" / WEIGHTS_FILE).read_bytes() == (tiny_run / WEIGHTS_FILE).read_bytes()
+
+
+def test_memory_is_shared_by_the_processes_of_a_machine() -> None:
+    assert 0 < memory_budget_bytes(4) < memory_budget_bytes(1)
