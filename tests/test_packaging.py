@@ -52,4 +52,5 @@ def test_the_changelog_begins_with_this_version() -> None:
 def test_every_module_says_first_what_it_is_for() -> None:
     for folder in ("runtime", "train", "export", "benchmarks", "tests"):
         for path in (ROOT / folder).rglob("*.py"):
-            assert path.read_text(encoding="utf-8").startswith('"""'), path
+            text = path.read_text(encoding="utf-8")
+            assert text.removeprefix("#!/usr/bin/env python3\n").startswith('"""'), path

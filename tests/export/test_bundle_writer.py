@@ -61,8 +61,9 @@ def test_the_contract_says_where_the_model_came_from(tiny_bundle: Path, run: Fin
 
 def test_every_file_is_listed_with_its_hash(tiny_bundle: Path) -> None:
     contract = open_bundle(tiny_bundle).contract
-    assert sorted(p.name for p in tiny_bundle.iterdir()) == ["contract.json", "model.onnx"]
-    assert contract.files == {"model.onnx": sha256_of_file(tiny_bundle / "model.onnx")}
+    assert sorted(p.name for p in tiny_bundle.iterdir()) == ["calibration", "contract.json", "model.onnx"]
+    files = ["calibration/000.png", "calibration/001.png", "model.onnx"]
+    assert contract.files == {name: sha256_of_file(tiny_bundle / name) for name in files}
     assert list(contract.precisions) == ["fp32"]
 
 
