@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from rdedge.bundle import open_bundle
+from rdedge.contract import Precision
 from rdedge.errors import BundleError, RunError, UsageError
 from rdedge.threshold import fit_threshold
 from rdedge_train.run_folder import WEIGHTS_FILE, open_run
@@ -59,7 +60,7 @@ def test_a_bundles_threshold_is_its_contracts(tiny_bundle: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_precisions_that_are_not_there(tiny_run: Path, tiny_bundle: Path, precision: str) -> None:
+def test_precisions_that_are_not_there(tiny_run: Path, tiny_bundle: Path, precision: Precision) -> None:
     with pytest.raises(UsageError) as caught:
         open_subject(tiny_run, precision)
     assert str(caught.value) == f"{tiny_run}: a run has no {precision}; evaluate the bundle made from it"
