@@ -44,7 +44,7 @@ from rdedge_train.evaluate import Evaluation, JudgedParts, evaluate, find_parts
 from rdedge_train.evaluate_verb import write_evaluation_report
 from rdedge_train.report import write_page
 from rdedge_train.run_folder import FinishedRun
-from rdedge_train.subject import Subject
+from rdedge_train.subject import Subject, predict_through
 from rdedge_train.versions import library_versions
 
 GRAPH_FILES: dict[Precision, str] = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
@@ -171,14 +171,15 @@ def _measured(
 def _subject(
     precision: Precision, run: FinishedRun, backend: OnnxRuntimeBackend, image_threshold: Threshold, name: str
 ) -> Subject:
-    def predict(frames_u8: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        predictions = [backend.infer(frame[np.newaxis]) for frame in frames_u8]
-        maps = np.concatenate([p.anomaly_map[:, 0] for p in predictions])
-        return maps, np.concatenate([p.score for p in predictions])
-
     config = run.record.config
     facts = {"Precision": precision, "Engine": backend.name, "Model": config.model, "Head": config.head}
-    return Subject(name=name, input=config.input, image_threshold=image_threshold, predict=predict, facts=facts)
+    return Subject(
+        name=name,
+        input=config.input,
+        image_threshold=image_threshold,
+        predict=predict_through(backend),
+        facts=facts,
+    )
 
 
 def _write_report(path: Path, fp32: _Written, labelled: Path | None, section: str) -> None:

@@ -10,10 +10,8 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from resource import RLIMIT_FSIZE, getrlimit, setrlimit
 
 import cv2
 import msgspec
@@ -290,19 +288,3 @@ def run_python() -> RunPython:
         )
 
     return run
-
-
-@pytest.fixture
-def disk_of() -> Callable[[int], AbstractContextManager[None]]:
-    """No file can grow beyond so many bytes: as on a full disk, the write is short and the next one fails."""
-
-    @contextmanager
-    def limited(size_bytes: int) -> Iterator[None]:
-        soft, hard = getrlimit(RLIMIT_FSIZE)
-        setrlimit(RLIMIT_FSIZE, (size_bytes, hard))
-        try:
-            yield
-        finally:
-            setrlimit(RLIMIT_FSIZE, (soft, hard))
-
-    return limited

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rdedge.backends import open_backend
+from rdedge.backends import Backend, open_backend
 from rdedge.bundle import open_bundle
 from rdedge.contract import CONTRACT_FILE, InputSpec, Precision, Threshold
 from rdedge.errors import UsageError
 from rdedge.threshold import DEFAULT_FALSE_REJECT_RATE, fit_thresholds
 
 RUN_FILE = "run.json"
+Predict = Callable[[NDArray[np.uint8]], tuple[NDArray[np.float32], NDArray[np.float32]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +26,7 @@ class Subject:
     name: str
     input: InputSpec
     image_threshold: Threshold
-    predict: Callable[[NDArray[np.uint8]], tuple[NDArray[np.float32], NDArray[np.float32]]]
+    predict: Predict
     facts: dict[str, str]
 
 
@@ -45,15 +46,21 @@ def open_subject(path: Path, precision: Precision) -> Subject:
     )
 
 
-def _bundle_subject(path: Path, precision: Precision) -> Subject:
-    bundle = open_bundle(path)
-    spec = bundle.precision_spec(precision)
-    backend = open_backend(bundle, precision=precision)
+def predict_through(backend: Backend) -> Predict:
+    """An engine for single frames as a Subject's ``predict``."""
 
     def predict(frames_u8: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         predictions = [backend.infer(frame[np.newaxis]) for frame in frames_u8]
         maps = np.concatenate([p.anomaly_map[:, 0] for p in predictions])
         return maps, np.concatenate([p.score for p in predictions])
+
+    return predict
+
+
+def _bundle_subject(path: Path, precision: Precision) -> Subject:
+    bundle = open_bundle(path)
+    spec = bundle.precision_spec(precision)
+    backend = open_backend(bundle, precision=precision)
 
     model = bundle.contract.model
     facts = {"Bundle": str(path), "Precision": precision, "Engine": backend.name}
@@ -62,7 +69,7 @@ def _bundle_subject(path: Path, precision: Precision) -> Subject:
         name=path.name,
         input=bundle.contract.input,
         image_threshold=spec.image_threshold,
-        predict=predict,
+        predict=predict_through(backend),
         facts=facts,
     )
 
