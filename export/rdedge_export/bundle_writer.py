@@ -39,7 +39,8 @@ from rdedge_export.gate import DEFAULT_BUDGET, Budget, GateFrames, Gatekeeper
 from rdedge_export.graph import graph_spec, onnx_graph
 from rdedge_export.parity import TOLERANCE_FP32, compare
 from rdedge_export.precision_report import precision_section
-from rdedge_export.precisions import Calibration, Lowered, Lowering
+from rdedge_export.precisions import Lowering
+from rdedge_export.qat import int8_with_qat
 from rdedge_train.evaluate import Evaluation, JudgedParts, evaluate, find_parts
 from rdedge_train.evaluate_verb import write_evaluation_report
 from rdedge_train.report import write_page
@@ -49,6 +50,17 @@ from rdedge_train.versions import library_versions
 
 GRAPH_FILES: dict[Precision, str] = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
 REPORT_FILE = "report.html"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Int8Options:
+    """``with_transposed``: transposed convolutions too; ``qat``: try fine-tuning, keep it if the gate says so."""
+
+    with_transposed: bool = False
+    qat: bool = False
+
+
+DEFAULT_INT8 = Int8Options()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +90,12 @@ def write_bundle(
     precisions: Sequence[Precision] = ("fp32",),
     calibration: Path | None = None,
     budget: Budget = DEFAULT_BUDGET,
+    int8: Int8Options = DEFAULT_INT8,
 ) -> Exported:
     """Export FP32, compare with PyTorch, fit thresholds on the graph's own scores, evaluate if ``labelled``; then the
     other ``precisions`` as far as the gate lets them, each with its own thresholds; then write.
 
-    ``calibration``: good images for INT8 ranges, by default training images.
+    ``calibration``: good images for INT8 ranges and fine-tuning, by default training images.
     Raises ExportError, RunError, DatasetError, UsageError if ``out`` exists.
     """
     # First what may fail: the rest takes minutes.
@@ -90,6 +103,7 @@ def write_bundle(
     if labelled is not None:
         find_parts(labelled)
     images = read_calibration(run, calibration) if "int8" in precisions else None
+    tuning_u8 = read_calibration(run, calibration, most=None).frames_u8 if images is not None and int8.qat else None
     with new_folder(out) as folder:
         fp32 = onnx_graph(run.detector, graph_spec(run.record.config.input.size_hw))
         (folder / GRAPH_FILES["fp32"]).write_bytes(fp32)
@@ -100,7 +114,14 @@ def write_bundle(
         if any(precision != "fp32" for precision in precisions):
             frames = _gate_frames(run, first.judged)
             keeper = Gatekeeper(onnx.load_from_string(fp32), frames, false_reject_rate, budget)
-            lowered = _lowered(fp32, keeper, precisions, images)
+            lowering = Lowering(onnx.load_from_string(fp32), keeper)
+            lowered = [lowering.fp16()] if "fp16" in precisions else []
+            if images is not None and tuning_u8 is not None:
+                lowered.append(
+                    int8_with_qat(run, keeper, lowering, images, tuning_u8, with_transposed=int8.with_transposed)
+                )
+            elif images is not None:
+                lowered.append(lowering.int8(images, with_transposed=int8.with_transposed))
             for one in lowered:
                 (folder / GRAPH_FILES[one.precision]).write_bytes(one.model.SerializeToString())
                 written[one.precision] = _measured(
@@ -113,18 +134,6 @@ def write_bundle(
         contract = _contract(run, {name: one.spec for name, one in written.items()}, spec, folder)
         (folder / CONTRACT_FILE).write_bytes(encode_contract(contract))
     return Exported(open_bundle(out), first.evaluation)
-
-
-def _lowered(
-    fp32: bytes, keeper: Gatekeeper, precisions: Sequence[Precision], images: Calibration | None
-) -> list[Lowered]:
-    lowering = Lowering(onnx.load_from_string(fp32), keeper)
-    lowered = []
-    if "fp16" in precisions:
-        lowered.append(lowering.fp16())
-    if images is not None:
-        lowered.append(lowering.int8(images))
-    return lowered
 
 
 def _gate_frames(run: FinishedRun, judged: JudgedParts | None) -> GateFrames:

@@ -11,12 +11,13 @@ from rdedge_export.precisions import Calibration
 from rdedge_train.data import find_images, read_frames
 from rdedge_train.run_folder import FinishedRun
 
-MOST_IMAGES = 128  # evenly drawn from more
+MOST_IMAGES = 128  # evenly drawn from more; ranges settle long before
 
 
-def read_calibration(run: FinishedRun, folder: Path | None) -> Calibration:
+def read_calibration(run: FinishedRun, folder: Path | None, *, most: int | None = MOST_IMAGES) -> Calibration:
     """Preprocessed images of ``folder``, or of the run's training set where it still is; every one drawn is used.
 
+    ``most``: draw evenly so many where there are more; None: take all.
     Images that show the very frame of a held-out part are left out, since the gate judges on those.
     Raises UsageError if none is left, DatasetError or ImageError if one cannot be used.
     """
@@ -24,7 +25,8 @@ def read_calibration(run: FinishedRun, folder: Path | None) -> Calibration:
     if folder is not None:
         root, paths, source = folder, list(find_images(folder).good_paths), str(folder)
     else:
-        root, source = Path(record.data), f"training images of {record.data}"
+        root = Path(record.data)
+        source = f"training images of {root.name}"  # of the lab's paths the line needs to know nothing
         paths = [root / name for name in record.train_images]
         missing = sum(not path.is_file() for path in paths)
         if missing:
@@ -33,7 +35,7 @@ def read_calibration(run: FinishedRun, folder: Path | None) -> Calibration:
                 remedy="name a folder of good images with --calibration",
             )
     held_out = {frame.tobytes() for frame in run.held_out_frames()}
-    frames = read_frames(root, _evenly(paths), record.config.input)
+    frames = read_frames(root, _evenly(paths, most), record.config.input)
     fresh = [i for i, frame in enumerate(frames.frames_u8) if frame.tobytes() not in held_out]
     if not fresh:
         raise UsageError(f"{source}: only held-out parts, nothing to calibrate on", remedy="name other good images")
@@ -42,6 +44,6 @@ def read_calibration(run: FinishedRun, folder: Path | None) -> Calibration:
     return Calibration(frames_u8=frames.frames_u8, sha256=frames.sha256, source=source)
 
 
-def _evenly(paths: list[Path]) -> list[Path]:
-    chosen = np.linspace(0, len(paths) - 1, min(len(paths), MOST_IMAGES)).round().astype(int)
+def _evenly(paths: list[Path], most: int | None) -> list[Path]:
+    chosen = np.linspace(0, len(paths) - 1, min(len(paths), most or len(paths))).round().astype(int)
     return [paths[i] for i in chosen]

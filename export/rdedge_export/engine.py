@@ -6,6 +6,15 @@ Precision is in the graph: FP16 casts, or quantise and dequantise nodes. Where n
 (TensorRT 10 and later) the engine follows it; older builders choose freely among what they are allowed, so they are
 allowed what the graph holds and told what must stay FP32
 (https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/advanced.html#strongly-typed-networks).
+
+DLA is the Jetson's accelerator beside the GPU, and every version's module has its names: whether it is there, the
+builder's number of cores says. It computes in FP16 or INT8. Up to TensorRT 10 its precision is allowed by flags, and it
+takes no quantise and dequantise nodes (https://github.com/NVIDIA/Model-Optimizer/pull/1661); from 11 on it follows
+strong types (https://docs.nvidia.com/deeplearning/tensorrt/11.4.1/inference-library/dla-strongly-typed-networks.html).
+By https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/dla-layer-restrictions.html it can take the
+convolutions, transposed convolutions without padding, clips, ReLUs, additions and products of our networks, and resizes
+that repeat pixels; the frame's cast and transpose, and the FP32 judging part (roots, matrix products, the final
+maximum) stay on the GPU. Nothing here relies on that list: TensorRT places the layers and the engine is asked.
 """
 
 from __future__ import annotations
@@ -24,6 +33,7 @@ from rdedge.errors import BackendError
 Progress = Callable[[str, int, int], None]  # what is being done, steps done, steps in all
 
 _EXPORT_AGAIN = "export the bundle again with `rdedge export`, or report this graph and this version"
+_ON_DLA = "[DlaLayer] "
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +42,7 @@ class Plan:
 
     engine: bytes
     is_strongly_typed: bool
+    dla_layers: frozenset[str]  # what the builder said it placed on DLA
     timing_cache: bytes  # to make the next build shorter; empty where the builder times nothing
     build_s: float
 
@@ -44,25 +55,31 @@ def build_plan(
     workspace_mb: int | None,
     timing_cache: bytes,
     progress: Progress,
+    dla_core: int | None = None,
 ) -> Plan:
     """Parse and build with the module ``trt``. Raises BackendError with what parser or builder said.
 
-    ``timing_cache`` of another GPU or version, or a broken one, is not used. KeyboardInterrupt stops the build.
+    ``dla_core``: place there what it takes, the rest on the GPU; None: all on the GPU. ``timing_cache`` of another GPU
+    or version, or a broken one, is not used. KeyboardInterrupt stops the build.
     """
-    log = ErrorLog(trt)
+    log = _BuildLog(trt)
     started_s = time.perf_counter()
     try:
         builder = trt.Builder(log.logger)
     except (TypeError, RuntimeError) as exc:  # how the binding says that the library made nothing
         raise BackendError(f"no engine builder ({log.reason()})", remedy="see what `rdedge doctor` says") from exc
+    if dla_core is not None:
+        _check_dla(builder, dla_core)
     reason = ""
-    for is_strongly_typed in _typings(trt):
+    for is_strongly_typed in _typings(trt, precision, dla_core):
         network = builder.create_network(_network_flags(trt, is_strongly_typed))
-        _parse(trt, network, graph_path, log)
+        _parse(trt, network, graph_path, log, is_for_dla=dla_core is not None)
         config = builder.create_builder_config()
         if not is_strongly_typed:
             _allow_precisions(trt, network, config, precision)
         _configure(trt, config, workspace_mb)
+        if dla_core is not None:
+            _place_on_dla(trt, config, dla_core)
         has_timing = _set_timing_cache(trt, config, timing_cache)
         monitor = _watch(trt, config, progress)
         serialized = builder.build_serialized_network(network, config)
@@ -72,6 +89,7 @@ def build_plan(
             return Plan(
                 engine=bytes(serialized),
                 is_strongly_typed=is_strongly_typed,
+                dla_layers=frozenset(log.dla_layers),
                 timing_cache=bytes(config.get_timing_cache().serialize()) if has_timing else b"",
                 build_s=time.perf_counter() - started_s,
             )
@@ -82,10 +100,44 @@ def build_plan(
     )
 
 
-def _typings(trt: Any) -> list[bool]:
+class _BuildLog(ErrorLog):
+    """Also hears where the builder places layers; at which severity it says so differs between versions."""
+
+    def __init__(self, trt: Any):
+        super().__init__(trt)
+        self.dla_layers: list[str] = []
+        found = self.dla_layers
+
+        class Listener(type(self.logger)):  # type: ignore[misc]  # TensorRT comes without types
+            def log(self, severity: Any, msg: str) -> None:
+                if msg.startswith(_ON_DLA):
+                    found.append(msg.removeprefix(_ON_DLA).strip().removesuffix(","))
+                super().log(severity, msg)
+
+        self.logger = Listener()
+
+
+def _check_dla(builder: Any, dla_core: int) -> None:
+    cores = builder.num_DLA_cores
+    if dla_core >= cores:
+        raise BackendError(
+            f"no DLA core {dla_core}: this TensorRT offers {cores} on this device",
+            remedy="leave out --dla; Jetson Xavier, Orin NX and AGX Orin have DLA cores, Orin Nano, Thor and desktop"
+            " GPUs none; TensorRT 10.8 to 11.4.0 and TensorRT-RTX use none",
+        )
+
+
+def _typings(trt: Any, precision: Precision, dla_core: int | None) -> list[bool]:
     """Ways to build, best first: strongly typed or not. The first 10.x do not strongly type every graph."""
     can_be_strong = hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
     can_be_weak = hasattr(trt.BuilderFlag, "FP16")
+    if dla_core is not None and can_be_weak:
+        if precision == "int8":
+            raise BackendError(
+                "DLA takes no quantise and dequantise nodes in this TensorRT",
+                remedy="use --precision fp16, or leave out --dla",
+            )
+        return [False]
     return [True] * can_be_strong + [False] * can_be_weak
 
 
@@ -100,9 +152,12 @@ def _network_flags(trt: Any, is_strongly_typed: bool) -> int:
     return value
 
 
-def _parse(trt: Any, network: Any, graph_path: Path, log: ErrorLog) -> None:
+def _parse(trt: Any, network: Any, graph_path: Path, log: ErrorLog, *, is_for_dla: bool) -> None:
     """Raises BackendError with every error of the parser."""
     parser = trt.OnnxParser(network, log.logger)
+    # From 10.16 on the parser can reshape what DLA would not take as it is; 8.5 has no parser flags at all.
+    if is_for_dla and hasattr(getattr(trt, "OnnxParserFlag", None), "ADJUST_FOR_DLA"):
+        parser.set_flag(trt.OnnxParserFlag.ADJUST_FOR_DLA)
     if not parser.parse_from_file(str(graph_path)):
         errors = [str(parser.get_error(i).desc()) for i in range(parser.num_errors)] or [log.reason()]
         raise BackendError(f"{graph_path}: the ONNX parser refuses it ({'; '.join(errors)})", remedy=_EXPORT_AGAIN)
@@ -113,6 +168,12 @@ def _configure(trt: Any, config: Any, workspace_mb: int | None) -> None:
     config.clear_flag(trt.BuilderFlag.TF32)  # what is FP32 in the graph is meant to be
     if workspace_mb is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mb << 20)
+
+
+def _place_on_dla(trt: Any, config: Any, dla_core: int) -> None:
+    config.default_device_type = trt.DeviceType.DLA
+    config.DLA_core = dla_core
+    config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
 
 
 def _allow_precisions(trt: Any, network: Any, config: Any, precision: Precision) -> None:

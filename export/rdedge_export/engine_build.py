@@ -32,10 +32,10 @@ from rdedge.engines import (
     rebuild_command,
     write_engine,
 )
-from rdedge.errors import BackendError
+from rdedge.errors import BackendError, UsageError
 from rdedge.threshold import fit_thresholds
 from rdedge_export.engine import Progress, build_plan
-from rdedge_export.engine_layers import check_precision, layer_precisions
+from rdedge_export.engine_layers import check_precision, dla_layers, layer_precisions
 
 # Largest difference from ONNX Runtime on the same graph, as a share of the largest map value of good parts: another
 # order of additions in FP32, rounding in FP16, values that fall on the other side of a quantisation step in INT8.
@@ -61,12 +61,15 @@ def build_engine(
     if_needed: bool,
     progress: Progress,
     say: Callable[[str], None],
+    dla_core: int | None = None,
 ) -> tuple[EngineRecord, bool]:
     """The engine's record, and whether it was built now. Where another process is building, waits and takes its engine.
 
     Raises BackendError, MissingExtraError, BundleError, UsageError, OSError; then nothing half-written is left.
     """
-    key = engine_key(bundle, precision, flavour, workspace_mb)
+    if dla_core is not None and precision == "fp32":
+        raise UsageError("DLA computes in FP16 or INT8, not in FP32", remedy="add --precision fp16, or leave out --dla")
+    key = engine_key(bundle, precision, flavour, workspace_mb, dla_core)
     frames_u8 = bundle.calibration_frames()
     folder = bundle.path / ENGINES_FOLDER
     with _only_builder(folder, say) as had_to_wait, closing(_reference(bundle, precision)) as reference:
@@ -119,10 +122,14 @@ def _build(
         workspace_mb=key.workspace_mb,
         timing_cache=cache_path.read_bytes() if cache_path.is_file() else b"",
         progress=progress,
+        dla_core=key.dla_core,
     )
     remedy = f"report this TensorRT version; {rebuild_command(bundle, key)} once more"
-    with closing(TensorRtBackend(plan.engine, bundle.contract.graph, key.flavour, remedy=remedy)) as engine:
-        layers = layer_precisions(engine.layer_information())
+    graph = bundle.contract.graph
+    with closing(TensorRtBackend(plan.engine, graph, key.flavour, remedy=remedy, dla_core=key.dla_core)) as engine:
+        information = engine.layer_information()
+        layers = layer_precisions(information)
+        on_dla = () if key.dla_core is None else dla_layers(information, plan.dla_layers)
         check_precision(key.precision, layers)
         answers, times_ms = _answers(engine, frames_u8)
     check = _compare(key, answers, _answers(reference, frames_u8)[0], times_ms)
@@ -137,6 +144,7 @@ def _build(
         build_s=plan.build_s,
         is_strongly_typed=plan.is_strongly_typed,
         layer_precisions=layers,
+        dla_layers=on_dla,
         check=check,
         image_threshold=image_threshold,
         pixel_threshold=pixel_threshold,

@@ -1,4 +1,4 @@
-"""In which precision each layer of a built engine really runs, by its own inspector's account.
+"""In which precision, and where, each layer of a built engine really runs, by its own inspector's account.
 
 Source: https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/python-api-docs.html (engine inspector)
 and trtexec's ``--exportLayerInfo``, which writes the same JSON.
@@ -23,13 +23,39 @@ def layer_precisions(information: str) -> dict[str, str]:
 
     Raises BackendError if the engine does not say: it was built without detailed verbosity.
     """
+    return {str(layer["Name"]): _precision(layer) for layer in _layers(information)}
+
+
+def _layers(information: str) -> list[dict[str, Any]]:
     try:
         layers = json.loads(information)["Layers"]
-        return {str(layer["Name"]): _precision(layer) for layer in layers}
+        for layer in layers:
+            layer["Name"], list(_types(layer))
+        return list(layers)
     except (ValueError, LookupError, TypeError, AttributeError) as exc:
         raise BackendError(
             "the engine does not tell its layers' precision", remedy="report this TensorRT version"
         ) from exc
+
+
+def dla_layers(information: str, announced: frozenset[str]) -> tuple[str, ...]:
+    """The layers of inspector JSON that run on DLA, in the engine's order: those whose type says so, and those that the
+    builder ``announced`` (a part of the network that DLA runs is one layer, by a name like ``{ForeignNode[a...b]}``,
+    and not every version's inspector gives it a type of its own: https://github.com/NVIDIA/TensorRT/issues/3143).
+
+    Raises BackendError if there are none, or the engine does not say.
+    """
+    found = []
+    for layer in _layers(information):
+        name, kind = str(layer["Name"]), str(layer.get("LayerType", ""))
+        if "dla" in kind.lower() or name in announced:
+            found.append(name)
+    if not found:
+        raise BackendError(
+            "the engine was asked to use DLA, but none of its layers runs there",
+            remedy="nothing was written; leave out --dla, or report this graph and this TensorRT version",
+        )
+    return tuple(dict.fromkeys(found))
 
 
 def _precision(layer: dict[str, Any]) -> str:

@@ -15,6 +15,8 @@ from rdedge.errors import UsageError
 from rdedge.text import printable
 from rdedge_export.engine_build import build_engine
 
+_NAME_WIDTH = 90
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's command line."""
@@ -22,6 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", choices=get_args(Precision), default="fp32", help="graph to build (%(default)s)")
     parser.add_argument("--backend", choices=get_args(Flavour), default="tensorrt", help="library (%(default)s)")
     parser.add_argument("--if-needed", action="store_true", help="keep an engine that already fits this device")
+    parser.add_argument(
+        "--dla",
+        type=int,
+        choices=(0, 1),
+        metavar="CORE",
+        help="run on this DLA core (0 or 1) what it takes; fp16 or int8",
+    )
     parser.add_argument("--workspace-mb", type=int, metavar="N", help="memory the builder may try; for small boards")
 
 
@@ -35,6 +44,7 @@ def execute(args: argparse.Namespace) -> int:
         args.precision,
         args.backend,
         workspace_mb=args.workspace_mb,
+        dla_core=args.dla,
         if_needed=args.if_needed,
         progress=_show_progress,
         say=lambda text: print(f"rdedge: {printable(text)}", file=sys.stderr, flush=True),
@@ -44,7 +54,7 @@ def execute(args: argparse.Namespace) -> int:
     for line in _describe(record):
         print(f"  {line}")
     print(
-        f"next: rdedge run {printable(str(args.bundle))} --backend {args.backend} --precision {args.precision}"
+        f"next: rdedge run {printable(str(args.bundle))} --backend {record.key.backend} --precision {args.precision}"
         " --source FOLDER_OR_VIDEO"
     )
     return 0
@@ -55,7 +65,7 @@ def _describe(record: EngineRecord) -> list[str]:
     counts = Counter(record.layer_precisions.values())
     layers = ", ".join(f"{number} {name}" for name, number in counts.most_common())
     typing = "strongly typed" if record.is_strongly_typed else "precisions allowed by flags"
-    return [
+    lines = [
         f"{key.flavour} {key.version} on {printable(key.gpu)} (SM {key.compute_capability}), {record.build_s:.0f} s",
         f"layers: {layers} ({typing})",
         f"within {check.p999_map_share:.2%} of ONNX Runtime's map and {check.max_score_share:.2%} of its score"
@@ -63,6 +73,16 @@ def _describe(record: EngineRecord) -> list[str]:
         f"{check.device_ms_median:.2f} ms a frame on the device (median)",
         f"image threshold refitted to {record.image_threshold.value:.4g}",
     ]
+    return lines if key.dla_core is None else lines + _places(record)
+
+
+def _places(record: EngineRecord) -> list[str]:
+    """Which layers run where: a heading and a line a layer."""
+    on_dla = set(record.dla_layers)
+    rows = [("DLA" if name in on_dla else "GPU", kind, name) for name, kind in record.layer_precisions.items()]
+    counts = f"{len(on_dla)} on DLA core {record.key.dla_core}, {len(rows) - len(on_dla)} fell back to the GPU"
+    shown = [f"  {place}  {kind:<5}  {printable(name)[:_NAME_WIDTH]}" for place, kind, name in rows]
+    return [f"layers of the engine (several of the network may be one): {counts}", *shown]
 
 
 def _show_progress(phase: str, done: int, steps: int) -> None:

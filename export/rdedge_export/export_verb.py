@@ -6,10 +6,12 @@ import argparse
 from pathlib import Path
 from typing import get_args
 
+from rdedge.bundle import open_bundle
 from rdedge.contract import Precision, PrecisionSpec
 from rdedge.errors import UsageError
 from rdedge.threshold import DEFAULT_FALSE_REJECT_RATE
-from rdedge_export.bundle_writer import write_bundle
+from rdedge_export import serving
+from rdedge_export.bundle_writer import DEFAULT_INT8, Int8Options, write_bundle
 from rdedge_export.gate import Budget
 from rdedge_train.evaluate_verb import format_table
 from rdedge_train.run_folder import open_run
@@ -17,8 +19,9 @@ from rdedge_train.run_folder import open_run
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
-    parser.add_argument("run", type=Path, help="folder made by `rdedge train`")
-    parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="folder to make")
+    parser.add_argument("run", type=Path, help="folder made by `rdedge train`; without --out, a bundle")
+    parser.add_argument("--out", type=Path, metavar="BUNDLE", help="folder to make")
+    serving.add_arguments(parser)
     parser.add_argument(
         "--false-reject-rate",
         type=float,
@@ -44,20 +47,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="LIST",
         help="what fp16 and int8 may cost: AUROC, share of verdicts, map cosine at least (default %(default)s)",
     )
+    parser.add_argument(
+        "--int8-transposed",
+        action="store_true",
+        help="the paper's transposed convolutions in INT8 too: engines smaller by a few percent",
+    )
+    parser.add_argument(
+        "--qat",
+        action="store_true",
+        help="fine-tune bottleneck and student for INT8; kept if the gate measures it better than calibration alone",
+    )
 
 
 def execute(args: argparse.Namespace) -> int:
     """Export and say how faithful the graph is."""
     if not 0.0 < args.false_reject_rate < 1.0:
         raise UsageError(f"--false-reject-rate {args.false_reject_rate}", remedy="give a share between 0 and 1")
+    precisions = _precisions(args.precision)
+    serving.check(args)
+    if args.out is None:
+        serving.write(open_bundle(args.run), precisions[-1], args)
+        return 0
+    int8 = Int8Options(with_transposed=args.int8_transposed, qat=args.qat)
+    if "int8" not in precisions and int8 != DEFAULT_INT8:
+        raise UsageError("--int8-transposed or --qat without int8", remedy="add int8 to --precision")
     exported = write_bundle(
         open_run(args.run),
         args.out,
         false_reject_rate=args.false_reject_rate,
         labelled=args.labelled,
-        precisions=_precisions(args.precision),
+        precisions=precisions,
         calibration=args.calibration,
         budget=Budget.parse(args.budget),
+        int8=int8,
     )
     if exported.evaluation is not None:
         print(format_table(exported.evaluation))
@@ -73,6 +95,7 @@ def execute(args: argparse.Namespace) -> int:
     for precision, lower in contract.precisions.items():
         if lower.gate is not None:
             print(_against_fp32(precision, lower, (args.out / lower.file).stat().st_size / 1e6))
+    serving.write(exported.bundle, precisions[-1], args)
     print(f"next: rdedge run {args.out} --source FOLDER_OR_VIDEO")
     return 0
 
@@ -91,7 +114,9 @@ def _against_fp32(precision: Precision, spec: PrecisionSpec, size_mb: float) -> 
     auroc = "" if gate.auroc_change is None else f", AUROC {gate.auroc_change:+.4f}"
     kept_back = ", ".join(gate.layers_kept_back) or "none"
     parts = gate.labelled_frames or gate.good_frames
+    tuning = gate.quantisation and gate.quantisation.fine_tuning
+    tuned = "" if not tuning else "; fine-tuned" if tuning.is_kept else "; fine-tuning lost and was not kept"
     return (
         f"{precision}: {size_mb:.1f} MB; {gate.verdict_flips:.1%} of {parts} verdicts flip{auroc}, "
-        f"map cosine {gate.map_cosine:.4f}; layers kept back: {kept_back}"
+        f"map cosine {gate.map_cosine:.4f}; layers kept back: {kept_back}{tuned}"
     )

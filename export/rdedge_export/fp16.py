@@ -42,12 +42,15 @@ def unfit_for_fp16(model: ModelProto, absmax: Mapping[str, float]) -> dict[str, 
     return reasons
 
 
-def with_fp16(model: ModelProto, fp16_nodes: Collection[str]) -> ModelProto:
+def with_fp16(
+    model: ModelProto, fp16_nodes: Collection[str], stored_in_fp16: Collection[str] = frozenset()
+) -> ModelProto:
     """A copy in which the nodes with these first outputs compute in FP16; Q/DQ pairs, FP32 in opset 17, are not.
 
-    Raises ExportError if a constant of such a node exceeds FP16's range, or if the result does not type-check.
+    ``stored_in_fp16``: constants kept in half the bytes also where FP32 nodes read them, through a Cast. Raises
+    ExportError if a constant of such a node exceeds FP16's range, or if the result does not type-check.
     """
-    typed = _Typing(model, frozenset(fp16_nodes)).run()
+    typed = _Typing(model, frozenset(fp16_nodes), frozenset(stored_in_fp16)).run()
     try:
         onnx.checker.check_model(typed, full_check=True)
         float_types(typed)
@@ -59,9 +62,10 @@ def with_fp16(model: ModelProto, fp16_nodes: Collection[str]) -> ModelProto:
 class _Typing:
     """One pass over a graph in order; every tensor it has met is known by its type."""
 
-    def __init__(self, model: ModelProto, fp16_nodes: frozenset[str]):
+    def __init__(self, model: ModelProto, fp16_nodes: frozenset[str], stored_in_fp16: frozenset[str]):
         self._view = GraphView(model)
         self._fp16_nodes = fp16_nodes
+        self._stored_in_fp16 = stored_in_fp16
         self._type_of = {name: kind for name, kind in float_types(model).items() if kind == TensorProto.FLOAT}
         self._nodes: list[NodeProto] = []
         self._constants: dict[str, TensorProto] = {}
@@ -100,17 +104,21 @@ class _Typing:
     def _read(self, name: str, kind: int) -> str:
         """The name under which this tensor can be read in this type; makes the constant or Cast at first use."""
         if name in self._view.initialisers:
+            if kind == TensorProto.FLOAT and name in self._stored_in_fp16:
+                return self._cast_once(self._constant(name, TensorProto.FLOAT16), f"{name}_fp32", kind)
             return self._constant(name, kind if name in self._type_of else None)
         there = self._renamed.get(name, name)
         if self._type_of.get(name, kind) == kind:
             return there
         if name in self._renamed:
             return name  # the graph's own FP32 output
-        wanted = f"{name}_{'fp16' if kind == TensorProto.FLOAT16 else 'fp32'}"
-        if wanted not in self._cast:
-            self._cast.add(wanted)
-            self._nodes.append(_cast(there, wanted, kind))
-        return wanted
+        return self._cast_once(there, f"{name}_{'fp16' if kind == TensorProto.FLOAT16 else 'fp32'}", kind)
+
+    def _cast_once(self, source: str, target: str, kind: int) -> str:
+        if target not in self._cast:
+            self._cast.add(target)
+            self._nodes.append(_cast(source, target, kind))
+        return target
 
     def _constant(self, name: str, kind: int | None) -> str:
         tensor = self._view.initialisers[name]

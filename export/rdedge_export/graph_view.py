@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from dataclasses import dataclass
 
@@ -11,6 +12,9 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 _WEIGHTED = ("Conv", "ConvTranspose")
+_ACTIVATIONS = ("Relu", "Clip")
+_LARGE_ELEMENTS = 4096
+_JUDGES = ("head.", "anomaly_map.")  # parameters of the detector's judging modules
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +26,12 @@ class Layer:
     input: str
     weight: str
     is_transposed: bool
+    is_depthwise: bool
+
+    @property
+    def channel_axis(self) -> int:
+        """Axis of the output channels: weights are (C_out, C_in/g, kh, kw), transposed ones (C_in, C_out/g, kh, kw)."""
+        return 1 if self.is_transposed else 0
 
 
 class GraphView:
@@ -45,8 +55,13 @@ class GraphView:
         """An initialiser's values."""
         return numpy_helper.to_array(self.initialisers[name])
 
+    def large_constants(self, node: NodeProto) -> list[str]:
+        """The float constants of a node that make a file noticeably larger."""
+        there = (self.initialisers[name] for name in node.input if name in self.initialisers)
+        return [t.name for t in there if t.data_type == TensorProto.FLOAT and math.prod(t.dims) >= _LARGE_ELEMENTS]
+
     def layers(self) -> list[Layer]:
-        """Every convolution, in the order of the graph."""
+        """Every convolution of teacher, bottleneck and student, in the order of the graph."""
         return [
             Layer(
                 name=node.input[1].removesuffix(".weight"),
@@ -54,29 +69,41 @@ class GraphView:
                 input=node.input[0],
                 weight=node.input[1],
                 is_transposed=node.op_type == "ConvTranspose",
+                is_depthwise=self._groups(node) > 1 and self.initialisers[node.input[1]].dims[1] == 1,
             )
             for node in self.model.graph.node
-            if node.op_type in _WEIGHTED
+            if self._is_layer(node)
         ]
 
-    def judging(self) -> set[str]:
-        """The nodes behind the features: from the products that a reduction sums up to the outputs."""
-        judging: set[str] = set()
+    def network(self) -> set[str]:
+        """The nodes that make the features: what leads to a convolution, the convolutions, and the activations and
+        residual additions behind them."""
+        network = self.leading_to_layers()
         for output, node in self.nodes.items():
-            if node.op_type == "ReduceSum" or any(name in judging for name in self.made_inputs(node)):
-                judging.add(output)
-                judging.update(name for name in self.made_inputs(node) if self._is_product_of_sum(name))
-        return judging
+            made = self.made_inputs(node)
+            is_closing = node.op_type in _ACTIVATIONS or (node.op_type == "Add" and len(made) == 2)
+            if self._is_layer(node) or (is_closing and made and all(name in network for name in made)):
+                network.add(output)
+        return network
 
-    def _is_product_of_sum(self, name: str) -> bool:
-        return self.nodes[name].op_type == "Mul" and all(r.op_type == "ReduceSum" for r in self.readers[name])
+    def judging(self) -> set[str]:
+        """The nodes behind the features, whatever the head is made of: all that are not the network's."""
+        return set(self.nodes) - self.network()
+
+    @staticmethod
+    def _groups(node: NodeProto) -> int:
+        return next((int(a.i) for a in node.attribute if a.name == "group"), 1)
+
+    @staticmethod
+    def _is_layer(node: NodeProto) -> bool:
+        return node.op_type in _WEIGHTED and not node.input[1].startswith(_JUDGES)
 
     def leading_to_layers(self) -> set[str]:
         """The nodes whose result reaches a convolution, the convolutions themselves among them only if so."""
         leading: set[str] = set()
         for node in reversed(self.model.graph.node):
             after = self.readers[node.output[0]]
-            if any(reader.op_type in _WEIGHTED or reader.output[0] in leading for reader in after):
+            if any(self._is_layer(reader) or reader.output[0] in leading for reader in after):
                 leading.add(node.output[0])
         return leading
 

@@ -98,4 +98,7 @@ def _facts(gate: Gate) -> dict[str, str]:
     if gate.quantisation is not None:
         facts["Calibrated on"] = f"{gate.quantisation.images} images: {gate.quantisation.source}"
         facts["Ranges by"] = gate.quantisation.method
+        tuning = gate.quantisation.fine_tuning
+        if tuning is not None:
+            facts["Fine-tuned"] = f"yes, {tuning.epochs} epochs" if tuning.is_kept else "tried, lost, not kept"
     return facts

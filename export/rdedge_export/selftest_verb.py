@@ -14,8 +14,9 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from rdedge.backends import Backend, open_backend
+from rdedge.backends import Backend, Prediction
 from rdedge.backends.cuda import CudaDevice
+from rdedge.backends.trt import open_engine
 from rdedge.backends.trt_library import load_tensorrt, version_of
 from rdedge.bundle import Bundle, open_bundle
 from rdedge.contract import Precision
@@ -25,6 +26,7 @@ from rdedge.text import printable
 from rdedge_export.engine_build import build_engine
 
 _WARM_UP_FRAMES = 20
+_SAME_SHARE = 1e-3  # of the largest map value: one engine's answers to one frame, but for the order of additions
 _MAX_SLOWDOWN = 1.5  # median of the last fifth to that of the first: beyond it, clocks fall as the device gets hot
 
 
@@ -58,7 +60,10 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def examine(bundle: Bundle, flavour: Flavour, seconds: float) -> Iterator[Result]:
-    """Device, library, then of each precision of the bundle build and numbers, and pace. A failure ends its part."""
+    """Device, library, then of each precision of the bundle build and numbers, pace, and two frames in flight.
+
+    A failure ends its part.
+    """
     for name, look in (("GPU", _gpu), (flavour, lambda: version_of(load_tensorrt(flavour)))):
         result = _tried(name, look)
         yield result
@@ -69,6 +74,7 @@ def examine(bundle: Bundle, flavour: Flavour, seconds: float) -> Iterator[Result
         yield built
         if built.has_passed:
             yield _tried(f"{precision} pace", partial(_pace, bundle, precision, flavour, seconds))
+            yield _tried(f"{precision} in flight", partial(_in_flight, bundle, precision, flavour, seconds / 4))
 
 
 def _tried(name: str, look: Callable[[], str]) -> Result:
@@ -104,15 +110,42 @@ def _numbers(record: EngineRecord) -> str:
 def _pace(bundle: Bundle, precision: Precision, flavour: Flavour, seconds: float) -> str:
     """Frames one after the other for some time. Raises BackendError, UsageError where the device slows down."""
     frames_u8 = bundle.calibration_frames()
-    with closing(open_backend(bundle, backend=flavour, precision=precision)) as backend:
+    with closing(open_engine(bundle, precision, flavour)) as backend:
         times_ms = _times_ms(backend, frames_u8, seconds)
+        cuda_graph = backend.cuda_graph
     p50, p95, p99 = np.percentile(times_ms, [50, 95, 99])
     text = f"{len(times_ms)} frames: p50 {p50:.2f} ms, p95 {p95:.2f} ms, p99 {p99:.2f} ms from frame to answer"
+    text += f"; CUDA graph {cuda_graph}" if cuda_graph == "replayed" else f"; no CUDA graph ({cuda_graph})"
     fifth = max(1, len(times_ms) // 5)
     slowdown = float(np.median(times_ms[-fifth:]) / np.median(times_ms[:fifth]))
     if slowdown > _MAX_SLOWDOWN:
         raise UsageError(f"{text}; {slowdown:.1f} times slower at the end", remedy="cool the device, or fix its clocks")
     return text
+
+
+def _in_flight(bundle: Bundle, precision: Precision, flavour: Flavour, seconds: float) -> str:
+    """Two frames at a time must get the answers that each gets alone. Raises BackendError, UsageError."""
+    frames_u8 = bundle.calibration_frames()[:, np.newaxis]
+    with closing(open_engine(bundle, precision, flavour, frames_in_flight=2)) as backend:
+        alone = [backend.infer(frame_u8) for frame_u8 in frames_u8]
+        worst, finished, started_s = 0.0, 0, time.monotonic()
+        backend.start(frames_u8[0])
+        while finished < len(alone) or time.monotonic() < started_s + seconds:
+            backend.start(frames_u8[(finished + 1) % len(alone)])
+            worst = max(worst, _difference_share(backend.finish(), alone[finished % len(alone)]))
+            finished += 1
+        per_s = finished / (time.monotonic() - started_s)
+        backend.finish()
+    text = f"{finished} frames two at a time: {per_s:.0f} a second, within {worst:.2%} of one at a time"
+    if not worst <= _SAME_SHARE:
+        raise UsageError(text, remedy="run lines with --in-flight 1 here, and report it")
+    return text
+
+
+def _difference_share(got: Prediction, expected: Prediction) -> float:
+    peak = max(float(np.abs(expected.anomaly_map).max()), 1e-6)
+    worst_map = float(np.abs(got.anomaly_map - expected.anomaly_map).max())
+    return max(worst_map, float(np.abs(got.score - expected.score).max())) / peak
 
 
 def _times_ms(backend: Backend, frames_u8: NDArray[np.uint8], seconds: float) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import shutil
@@ -10,6 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rdedge.errors import UsageError
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _sync(path: Path) -> None:
@@ -26,7 +29,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Replace ``path`` by ``data`` in one step that survives a power cut. Raises OSError (e.g. disk full)."""
+    """Replace ``path`` by ``data`` in one step that survives a power cut. Raises OSError, naming ``path``."""
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         with partial.open("wb") as f:
@@ -34,8 +37,10 @@ def write_bytes(path: Path, data: bytes) -> None:
             f.flush()
             os.fsync(f.fileno())
         os.replace(partial, path)
-    except BaseException:
+    except BaseException as exc:
         partial.unlink(missing_ok=True)
+        if isinstance(exc, OSError):
+            exc.filename, exc.filename2 = str(path), None  # a full disk names no file, the others name the partial one
         raise
     _sync_folder(path.parent)
 
@@ -44,10 +49,10 @@ def write_bytes(path: Path, data: bytes) -> None:
 def new_folder(out: Path) -> Iterator[Path]:
     """Fill the folder that is yielded; on leaving it becomes ``out``, on any error it vanishes.
 
-    Folders left by killed processes are cleared first. Raises UsageError if ``out`` exists.
+    Folders left by killed processes are cleared first. Raises UsageError if ``out`` exists; the OSError of a full disk
+    names ``out``.
     """
-    if out.exists() or out.is_symlink():
-        raise UsageError(f"{out} already exists", remedy="name another folder or remove it first")
+    refuse_existing(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     clear_abandoned(out)
     partial = out.parent / f".{out.name}.partial-{os.getpid()}"
@@ -59,10 +64,18 @@ def new_folder(out: Path) -> Iterator[Path]:
                 _sync(Path(folder) / name)
             _sync_folder(Path(folder))
         os.rename(partial, out)
-    except BaseException:
+    except BaseException as exc:
         shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(exc, OSError) and exc.errno in _DISK_FULL:
+            exc.filename = str(out)
         raise
     _sync_folder(out.parent)
+
+
+def refuse_existing(out: Path) -> None:
+    """Raises UsageError if there is anything at ``out``, be it a link to nowhere."""
+    if out.exists() or out.is_symlink():
+        raise UsageError(f"{out} already exists", remedy="name another folder or remove it first")
 
 
 def clear_abandoned(out: Path) -> None:

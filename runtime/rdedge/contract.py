@@ -16,7 +16,7 @@ from msgspec import Meta
 
 from rdedge.errors import ContractError
 
-SCHEMA_VERSION: Literal[2] = 2
+SCHEMA_VERSION: Literal[3] = 3
 CONTRACT_FILE = "contract.json"
 MIN_SIDE_PX = 32
 MAX_SIDE_PX = 4096
@@ -129,13 +129,29 @@ class Metrics(_Strict, frozen=True):
     miss_rate: Share | None
 
 
+class FineTuning(_Strict, frozen=True):
+    """Quantisation-aware fine-tuning against plain calibration: the graph is of the one the gate measured better.
+
+    Cosines are means over the held-out good parts; None where the gate refused that graph or nothing labelled was
+    given.
+    """
+
+    epochs: Annotated[int, Meta(ge=1)]
+    is_kept: bool
+    tuned_map_cosine: Correlation | None
+    plain_map_cosine: Correlation | None
+    tuned_auroc_change: float | None
+    plain_auroc_change: float | None
+
+
 class QuantisationSpec(_Strict, frozen=True):
-    """How the activation ranges of an INT8 graph were found."""
+    """How an INT8 graph's weights and the ranges of its activations were found."""
 
     method: RangeMethod
     images: Annotated[int, Meta(ge=1)]
     images_sha256: Sha256  # over names and bytes
     source: str  # where the images came from, for the reader
+    fine_tuning: FineTuning | None  # None where it was not tried
 
 
 class Gate(_Strict, frozen=True):
@@ -182,7 +198,7 @@ class CalibrationSpec(_Strict, frozen=True):
 class Contract(_Strict, frozen=True):
     """The whole contract of a bundle."""
 
-    schema_version: Literal[2]
+    schema_version: Literal[3]
     created_utc: str
     input: InputSpec
     graph: GraphSpec

@@ -9,6 +9,7 @@ import json
 import platform
 import shutil
 import subprocess
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,7 +17,9 @@ from typing import Literal
 import cv2
 
 from rdedge.backends.cuda import CudaDevice, load_pycuda
+from rdedge.backends.cuda_graph import CudaGraph, CudaGraphError
 from rdedge.backends.trt_library import load_tensorrt, version_of
+from rdedge.contract import TensorSpec
 from rdedge.engines import Flavour
 from rdedge.errors import BackendError, MissingExtraError
 from rdedge.text import printable
@@ -81,6 +84,7 @@ def examine(root: Path) -> list[Finding]:
         _driver(root),
         _gpu(),
         _pycuda(),
+        _cuda_graph(),
         _tensorrt("tensorrt"),
         _tensorrt("tensorrt-rtx"),
         _onnxruntime(),
@@ -135,6 +139,35 @@ def _pycuda() -> Finding:
     return Finding(
         name="pycuda", status="ok", found=f"{version}, CUDA {driver // 1000}.{driver % 1000 // 10} in the driver"
     )
+
+
+def _cuda_graph() -> Finding:
+    """Records a copy and replays it; whether an engine can be recorded too, `rdedge selftest` says."""
+    try:
+        device = CudaDevice()
+    except (BackendError, MissingExtraError):
+        return Finding(name="CUDA graph", status="absent", found="needs a GPU and pycuda")
+    try:
+        _replay_a_copy(device)
+    except (device.error, CudaGraphError) as exc:
+        return Finding(
+            name="CUDA graph",
+            status="warning",
+            found=f"{exc}; frames are enqueued one by one, which costs the CPU time",
+            remedy="update the NVIDIA driver or JetPack: CUDA 11.4 or newer",
+        )
+    return Finding(name="CUDA graph", status="ok", found="recorded and replayed")
+
+
+def _replay_a_copy(device: CudaDevice) -> None:
+    with device.current(), ExitStack() as stack:
+        stream = device.stream()
+        buffer = device.buffer(TensorSpec(name="probe", dtype="uint8", shape=(16,)))
+        stack.callback(buffer.free)
+        graph = CudaGraph(stream.handle, lambda: buffer.upload(stream))
+        stack.callback(graph.free)
+        graph.launch(stream.handle)
+        stream.synchronize()
 
 
 def _tensorrt(flavour: Flavour) -> Finding:

@@ -40,15 +40,22 @@ class EngineKey(_Strict, frozen=True):
     precision: Precision
     onnx_sha256: Sha256
     workspace_mb: int | None  # limit given to the builder, None: TensorRT's own
+    dla_core: int | None  # where it runs what DLA takes, None: all on the GPU
 
     @property
     def name(self) -> str:
-        """Stem of the engine's files: one engine a graph, TensorRT and GPU."""
+        """Stem of the engine's files: one engine a graph, TensorRT, GPU and DLA core."""
+        dla = "" if self.dla_core is None else f"-dla{self.dla_core}"
         gpu = hashlib.sha256(self.gpu.encode()).hexdigest()[:4]
         return (
             f"{self.precision}-{self.flavour}-{self.version}-sm{self.compute_capability.replace('.', '')}-{gpu}"
-            f"-{self.onnx_sha256[:12]}"
+            f"-{self.onnx_sha256[:12]}{dla}"
         )
+
+    @property
+    def backend(self) -> str:
+        """Name of the backend that runs it, as `rdedge run --backend` takes it."""
+        return self.flavour if self.dla_core is None else f"{self.flavour}-dla{self.dla_core}"
 
 
 class EngineCheck(_Strict, frozen=True):
@@ -72,6 +79,7 @@ class EngineRecord(_Strict, frozen=True):
     build_s: float
     is_strongly_typed: bool
     layer_precisions: dict[str, str]  # layer name -> "fp32", "fp16", "int8" or "other", as the built engine says
+    dla_layers: tuple[str, ...]  # of these, the ones that run on DLA
     check: EngineCheck
     image_threshold: Threshold  # refitted on the engine's own answers
     pixel_threshold: Threshold
@@ -86,7 +94,8 @@ def engine_paths(bundle: Bundle, key: EngineKey) -> tuple[Path, Path]:
 
 def rebuild_command(bundle: Bundle, key: EngineKey) -> str:
     """What to type to build this engine."""
-    return f"build it here with `rdedge engine {bundle.path} --precision {key.precision} --backend {key.flavour}`"
+    dla = "" if key.dla_core is None else f" --dla {key.dla_core}"
+    return f"build it here with `rdedge engine {bundle.path} --precision {key.precision} --backend {key.flavour}{dla}`"
 
 
 def write_engine(bundle: Bundle, engine: bytes, record: EngineRecord) -> EngineRecord:
@@ -121,6 +130,16 @@ def read_record(bundle: Bundle, key: EngineKey) -> EngineRecord:
     remedy = rebuild_command(bundle, key)
     if not path.is_file():
         raise BackendError(_why_none(bundle, key), remedy=remedy)
+    record = _decode(path, remedy=remedy)
+    difference = _difference(record.key, key)
+    if difference is not None:
+        raise BackendError(f"{path}: is for {difference}", remedy=remedy)
+    return record
+
+
+def _decode(path: Path, *, remedy: str) -> EngineRecord:
+    if not path.is_file():  # a pipe would make us wait
+        raise BackendError(f"{path}: is not a file", remedy=remedy)
     try:
         with path.open("rb") as f:
             record = msgspec.json.decode(f.read(_MAX_RECORD_BYTES), type=EngineRecord)
@@ -130,9 +149,6 @@ def read_record(bundle: Bundle, key: EngineKey) -> EngineRecord:
         raise BackendError(f"{path}: is not an engine's record ({exc})", remedy=remedy) from exc
     if _digest(record) != record.record_sha256:
         raise BackendError(f"{path}: was changed after the build (its own sha256 does not fit)", remedy=remedy)
-    difference = _difference(record.key, key)
-    if difference is not None:
-        raise BackendError(f"{path}: is for {difference}", remedy=remedy)
     return record
 
 
@@ -154,6 +170,20 @@ def read_engine(bundle: Bundle, record: EngineRecord) -> bytes:
     return data
 
 
+def newest_engine(bundle: Bundle, precision: Precision, flavour: Flavour) -> EngineRecord | None:
+    """The last engine of this precision that was built for the GPU alone, from the bundle's graph, on any machine.
+
+    Raises BackendError if a record was damaged or altered.
+    """
+    found = []
+    for path in sorted((bundle.path / ENGINES_FOLDER).glob(f"{precision}-{flavour}-[0-9]*.json")):
+        record = _decode(path, remedy=f"remove {path} and its engine, or build it again")
+        is_of_graph = record.key.onnx_sha256 == bundle.contract.files[bundle.precision_spec(precision).file]
+        if is_of_graph and record.key.dla_core is None:
+            found.append(record)
+    return max(found, key=lambda record: record.created_utc, default=None)
+
+
 def _difference(built: EngineKey, wanted: EngineKey) -> str | None:
     """The first part in which a build does not fit, in words; None: it fits."""
     sides = [
@@ -162,6 +192,7 @@ def _difference(built: EngineKey, wanted: EngineKey) -> str | None:
         ("TensorRT", built.version, wanted.version),
         ("GPU", f"{built.gpu} (SM {built.compute_capability})", f"{wanted.gpu} (SM {wanted.compute_capability})"),
         ("graph", built.onnx_sha256[:12], wanted.onnx_sha256[:12]),
+        ("running on", _device(built), _device(wanted)),
     ]
     for what, had, want in sides:
         if had != want:
@@ -169,9 +200,14 @@ def _difference(built: EngineKey, wanted: EngineKey) -> str | None:
     return None
 
 
+def _device(key: EngineKey) -> str:
+    return "the GPU alone" if key.dla_core is None else f"DLA core {key.dla_core}"
+
+
 def _why_none(bundle: Bundle, key: EngineKey) -> str:
     """Names the engine that comes nearest: after an update of TensorRT the reason is not that none was built."""
-    problem = f"{bundle.path}: has no {key.precision} engine for {key.flavour} {key.version} on this {key.gpu}"
+    on_dla = "" if key.dla_core is None else f", {_device(key)}"
+    problem = f"{bundle.path}: has no {key.precision} engine for {key.flavour} {key.version} on this {key.gpu}{on_dla}"
     for path in sorted((bundle.path / ENGINES_FOLDER).glob(f"{key.precision}-{key.flavour}-[0-9]*.json")):
         if not path.is_file():  # a pipe would make us wait
             continue

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -11,13 +13,14 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from rdedge.backends import Backend, BackendName, open_backend
+from rdedge.backends import Backend, BackendName, PipelinedBackend, Prediction, open_backend
 from rdedge.bundle import Bundle, open_bundle
 from rdedge.contract import Precision
-from rdedge.errors import ImageError, UsageError
+from rdedge.errors import ImageError, RdedgeError, UsageError
 from rdedge.frames import Frame, check_image
 from rdedge.judge import Verdict, judge
 from rdedge.preprocess import preprocess, region_of_interest
+from rdedge.stream import Stream
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +71,8 @@ class Inspector:
         self.threshold = image_threshold.value if threshold is None else threshold
         self._pixel_threshold = pixel_threshold.value
         self._input = bundle.contract.input
+        self._pipeline = backend if isinstance(backend, PipelinedBackend) and backend.frames_in_flight > 1 else None
+        self._under_way: deque[tuple[Frame, float, float]] = deque()  # with when it was in hand and when preprocessed
 
     @classmethod
     def open(
@@ -77,13 +82,16 @@ class Inspector:
         backend: BackendName = "onnxruntime",
         precision: Precision = "fp32",
         threshold: float | None = None,
+        frames_in_flight: int = 1,
     ) -> Inspector:
         """Verify and load a bundle. ``threshold`` overrides the engine's or the contract's image threshold.
+
+        ``frames_in_flight`` 2 is for ``inspect_stream``.
 
         Raises BundleError, BackendError, MissingExtraError, UsageError.
         """
         opened = open_bundle(bundle)
-        engine = open_backend(opened, backend=backend, precision=precision)
+        engine = open_backend(opened, backend=backend, precision=precision, frames_in_flight=frames_in_flight)
         try:
             return cls(opened, engine, precision, threshold)
         except BaseException:
@@ -103,11 +111,59 @@ class Inspector:
             raise ImageError(f"{frame.source}: {exc.problem}", remedy=exc.remedy) from exc
         return Inspection(frame=frame, verdict=verdict, times=times)
 
+    def inspect_stream(self, stream: Stream) -> Iterator[Inspection]:
+        """Verdicts of a stream's frames, in order.
+
+        With two frames in flight the next frame is put under way before the last one's verdict is waited for, but only
+        where it is here already: the verdict of a lone part never waits for the next part. Raises what
+        ``inspect_frame`` and the stream raise, after the verdicts of the frames before; a frame that is under way then
+        comes first in the next call.
+        """
+        if self._pipeline is None:
+            yield from map(self.inspect_frame, stream)
+            return
+        pipeline = self._pipeline
+        for frame in stream:
+            try:
+                self._start(pipeline, frame)
+            except RdedgeError:
+                while self._under_way:
+                    yield self._finish(pipeline)
+                raise
+            while self._under_way and (len(self._under_way) == pipeline.frames_in_flight or not stream.has_frame):
+                yield self._finish(pipeline)
+        while self._under_way:  # the stream was closed meanwhile
+            yield self._finish(pipeline)
+
+    def _start(self, pipeline: PipelinedBackend, frame: Frame) -> None:
+        started = time.perf_counter()
+        try:
+            frame_u8 = preprocess(frame.image_bgr_u8, self._input)
+        except ImageError as exc:
+            raise ImageError(f"{frame.source}: {exc.problem}", remedy=exc.remedy) from exc
+        preprocessed = time.perf_counter()
+        pipeline.start(frame_u8)
+        self._under_way.append((frame, started, preprocessed))
+
+    def _finish(self, pipeline: PipelinedBackend) -> Inspection:
+        frame, started, preprocessed = self._under_way[0]
+        try:
+            prediction = pipeline.finish()
+        finally:
+            if len(self._under_way) > pipeline.under_way:  # a call out of turn leaves the frame under way
+                self._under_way.popleft()
+        verdict, times = self._conclude(prediction, frame.image_bgr_u8, started, preprocessed)
+        return Inspection(frame=frame, verdict=verdict, times=times)
+
     def _judge(self, image_bgr_u8: NDArray[np.uint8]) -> tuple[Verdict, StageTimes]:
         started = time.perf_counter()
         frame_u8 = preprocess(image_bgr_u8, self._input)
         preprocessed = time.perf_counter()
-        prediction = self.backend.infer(frame_u8)
+        return self._conclude(self.backend.infer(frame_u8), image_bgr_u8, started, preprocessed)
+
+    def _conclude(
+        self, prediction: Prediction, image_bgr_u8: NDArray[np.uint8], started: float, preprocessed: float
+    ) -> tuple[Verdict, StageTimes]:
         inferred = time.perf_counter()
         verdict = judge(
             prediction.anomaly_map[0, 0],

@@ -42,16 +42,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="every",
         help="every: judge each frame; latest: drop frames that come while one is judged (%(default)s)",
     )
+    parser.add_argument(
+        "--in-flight",
+        type=int,
+        choices=(1, 2),
+        default=1,
+        help="frames on the GPU at a time; 2 is for throughput (%(default)s)",
+    )
     parser.add_argument("--skip-bad", action="store_true", help="leave out images that cannot be used and list them")
 
 
 def execute(args: argparse.Namespace) -> int:
     """Judges every frame. Raises RdedgeError; what was judged before is printed and written by then."""
+    if args.in_flight > 1 and args.policy == "latest":
+        raise UsageError(
+            "--in-flight 2 would let the newest frame wait behind another",
+            remedy="use --policy every, or --in-flight 1",
+        )
     session = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
     tally = _Tally()
     with ExitStack() as stack:
         inspector = stack.enter_context(
-            Inspector.open(args.bundle, backend=args.backend, precision=args.precision, threshold=args.threshold)
+            Inspector.open(
+                args.bundle,
+                backend=args.backend,
+                precision=args.precision,
+                threshold=args.threshold,
+                frames_in_flight=args.in_flight,
+            )
         )
         source = open_source(args.source, skip_bad=args.skip_bad)
         if args.out is not None:
@@ -67,8 +85,7 @@ def execute(args: argparse.Namespace) -> int:
         for sink in sinks:
             stack.enter_context(closing(sink))
         table = _Table(Path(source.name), in_colour=_wants_colour())
-        for frame in stream:
-            inspection = inspector.inspect_frame(frame)
+        for inspection in inspector.inspect_stream(stream):
             for sink in sinks:
                 sink.write(inspection)
             table.show(inspection)

@@ -63,6 +63,12 @@ class Stream:
         finally:
             self.close()
 
+    @property
+    def has_frame(self) -> bool:
+        """Whether the next frame is here, so that iterating does not wait for the source."""
+        with self._changed:
+            return bool(self._queue) and not self._stopping
+
     def close(self) -> None:
         """Stop capturing and release the source; safe at any moment, twice, and from any thread.
 

@@ -1,7 +1,8 @@
 /* nullcuda: a test double of the public CUDA driver API (libcuda.so.1) for machines without a GPU.
  *
  * One pretend device. Device memory is host memory; copies and memsets are real; streams and events
- * complete at once; kernels are counted, never run. Every call is checked, and can be logged.
+ * complete at once, or (NULLCUDA_LAZY) only when somebody waits for them; kernels are counted, never run.
+ * Every call is checked, can be logged, and can be told to fail.
  * Written against the public cuda.h only. See README.md.
  */
 #define _GNU_SOURCE
@@ -41,28 +42,31 @@ struct alloc {
 enum type { CTX = 1, STREAM, EVENT, MODULE, FUNCTION, GRAPH, EXEC, POOL, CAPTURE, NTYPES };
 static const char *const type_name[] = {"", "context", "stream", "event", "module", "function", "graph", "graph_exec", "pool", "capture"};
 struct op {
-  enum { COPY, SET, LAUNCH, CALL } what;
+  enum { COPY, SET, LAUNCH, CALL, RECORD, WAIT } what;
   uintptr_t dst, src; int want_dst, want_src;         /* COPY, SET */
   size_t w, h, d, dpitch, spitch, dslice, sslice;
   unsigned value, elem;
   struct obj *f;                                      /* LAUNCH */
+  struct obj *event; unsigned long record;            /* RECORD, WAIT: which record of the event */
   CUhostFn fn; void *user;                            /* CALL */
 };
 struct obj {
   enum type type; bool live; unsigned long id, call; struct obj *ctx; unsigned flags;
   int refs, prio; bool primary;                       /* CTX, STREAM */
-  bool recorded; struct timespec when;                /* EVENT */
+  bool busy;                                          /* STREAM: its queue (ops from head on) is being run */
+  size_t head, room;
+  struct obj *stream; unsigned long records, done; struct timespec when; /* EVENT: asked for, and carried out */
   struct obj *capture;                                /* STREAM, EVENT: capture it takes part in */
   struct obj *graph, *origin; CUstreamCaptureMode mode; pthread_t thread; bool broken; /* CAPTURE */
   struct obj *module; char *name; unsigned long launches; unsigned block[3], shared; /* FUNCTION */
-  struct op *ops; size_t nops;                        /* GRAPH, EXEC */
+  struct op *ops; size_t nops;                        /* GRAPH, EXEC, STREAM */
 };
 #define CHUNK 512
 struct chunk { struct chunk *next; int used; struct obj o[CHUNK]; };
 
 static struct {
   pthread_mutex_t lock;
-  bool init, done, forked, child, quiet; int strict; /* strict: 1 abort at first error, 2 exit 86 at the end */
+  bool init, done, forked, child, quiet, lazy; int strict; /* strict: 1 abort at first error, 2 exit 86 at the end */
   char log_path[512], report_path[512], ignore[256], device[96];
   FILE *log;
   int cc_major, cc_minor;
@@ -73,14 +77,15 @@ static struct {
   unsigned long pageable_async, launches, graph_launches, calls, ids, nerrors, oom, captures;
   struct stat *stats; struct error *errors, **errors_end;
   struct chunk *chunks; struct obj *primary, *pool; unsigned primary_flags;
+  struct { char api[64]; CUresult code; unsigned long skip, count, seen, refused; } refuse;
 } S = {.lock = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP, .errors_end = &S.errors, .total = (size_t)8 << 30,
        .cc_major = 8, .cc_minor = 6, .device = "nullcuda (no GPU)"};
 
-static __thread struct { struct obj *stack[64]; int n; CUstreamCaptureMode mode; struct call *call; } T;
+static __thread struct { struct obj *stack[64]; int n, depth; CUstreamCaptureMode mode; struct call *call; CUresult fails; } T;
 
 /* ---------------------------------------------------------------- calls and errors */
 
-struct call { const char *api; char args[256]; CUresult r; unsigned long seq; struct call *outer; };
+struct call { const char *api; char args[256]; CUresult r, late; unsigned long seq; struct call *outer; };
 enum { NEED_NOTHING, NEED_INIT, NEED_CTX };
 
 static CUresult misuse(struct call *c, const char *kind, CUresult code, const char *fmt, ...) PRINTF(4, 5);
@@ -106,16 +111,31 @@ static CUresult misuse(struct call *c, const char *kind, CUresult code, const ch
   return code;
 }
 
+/* Is this call to fail on request (nullcuda_refuse)? One that gives something back, or waits, does so first: an
+ * error it returns is that of earlier work. */
+static void refuse(struct call *c) {
+  bool any = !strcmp(S.refuse.api, "*"), quiet = strstr(c->api, "cuCtx") || strstr(c->api, "cuGetError") || strstr(c->api, "IsCapturing");
+  if (!*S.refuse.api || (any ? quiet : strcmp(S.refuse.api, c->api) != 0)) return;
+  unsigned long n = S.refuse.seen++;
+  if (n < S.refuse.skip || n - S.refuse.skip >= S.refuse.count) return;
+  S.refuse.refused++;
+  static const char *const late[] = {"Free", "Destroy", "Release", "Unregister", "Pop", "Synchronize", "EndCapture"};
+  for (size_t i = 0; i < sizeof late / sizeof *late; i++)
+    if (strstr(c->api, late[i])) { c->late = S.refuse.code; return; }
+  c->r = S.refuse.code;
+}
+
 static struct obj *current(void) { return T.n ? T.stack[T.n - 1] : NULL; }
 
 static void enter(struct call *c, struct stat *st, const char *api, int need, const char *fmt, ...) PRINTF(5, 6);
 static void enter(struct call *c, struct stat *st, const char *api, int need, const char *fmt, ...) {
   pthread_mutex_lock(&S.lock);
+  T.depth++;
   va_list ap;
   va_start(ap, fmt);
   vsnprintf(c->args, sizeof c->args, fmt, ap);
   va_end(ap);
-  c->r = CUDA_SUCCESS;
+  c->r = c->late = CUDA_SUCCESS;
   c->outer = T.call;
   T.call = c;
   if (c->outer) { /* called by another function of this file: the same call to the outside */
@@ -135,6 +155,7 @@ static void enter(struct call *c, struct stat *st, const char *api, int need, co
   else if (need == NEED_CTX && !current()) c->r = misuse(c, "no_context", CUDA_ERROR_INVALID_CONTEXT, "no context is current on this thread");
   else if (need == NEED_CTX && !current()->live)
     c->r = misuse(c, "no_context", CUDA_ERROR_CONTEXT_IS_DESTROYED, "the current context #%lu was destroyed", current()->id);
+  if (!c->r && !c->outer) refuse(c);
 }
 
 static void leave(struct call *c) {
@@ -143,6 +164,7 @@ static void leave(struct call *c) {
     fprintf(S.log, "%6lu %ld %s(%s) = %d\n", c->seq, (long)syscall(SYS_gettid), c->api, c->args, c->r);
     fflush(S.log);
   }
+  T.depth--;
   pthread_mutex_unlock(&S.lock);
 }
 
@@ -151,7 +173,7 @@ static void leave(struct call *c) {
   struct call c_ __attribute__((cleanup(leave))), *c = &c_; \
   enter(c, &st_, __func__, need, __VA_ARGS__);             \
   if (c->r) return c->r
-#define DONE(x) return c->r = (x)
+#define DONE(x) return c->r = ((c->r = (x)) ? c->r : c->late)
 #define FORWARD(need, call) { ENTER(need, "%s", ""); DONE(call); } /* one more name for the same function */
 #define TRY(x) do { if ((c->r = (x))) return c->r; } while (0)
 #define NONNULL(p) do { if (!(p)) DONE(misuse(c, "invalid_argument", CUDA_ERROR_INVALID_VALUE, #p " is NULL")); } while (0)
@@ -323,6 +345,8 @@ static CUresult check_op(struct call *c, const struct op *o, enum kind *kd, enum
   return CUDA_SUCCESS;
 }
 
+static CUresult drain(struct call *c, struct obj *s, struct obj *event, unsigned long record);
+
 static CUresult run(struct call *c, const struct op *o, bool async) {
   enum kind kd = NKINDS, ks = NKINDS;
   CUresult r = check_op(c, o, &kd, &ks);
@@ -352,14 +376,50 @@ static CUresult run(struct call *c, const struct op *o, bool async) {
     S.launches++;
     o->f->launches++;
     break;
-  case CALL:
+  case CALL: {
+    int depth = T.depth;
     T.call = NULL;
-    pthread_mutex_unlock(&S.lock);
+    for (int i = T.depth; i--;) pthread_mutex_unlock(&S.lock);
+    T.depth = 0;
     o->fn(o->user);
-    pthread_mutex_lock(&S.lock);
+    for (int i = depth; i--;) pthread_mutex_lock(&S.lock);
+    T.depth = depth;
     T.call = c;
+    CUresult r = T.fails;
+    T.fails = CUDA_SUCCESS;
+    return r;
+  }
+  case RECORD:
+    if (o->record > o->event->done) o->event->done = o->record;
+    clock_gettime(CLOCK_MONOTONIC, &o->event->when);
+    break;
+  case WAIT: return o->event->stream ? drain(c, o->event->stream, o->event, o->record) : CUDA_SUCCESS;
   }
   return CUDA_SUCCESS;
+}
+
+/* Carry out what a stream has queued: all, or up to a record of an event. The first error is returned. */
+static CUresult drain(struct call *c, struct obj *s, struct obj *event, unsigned long record) {
+  CUresult first = CUDA_SUCCESS;
+  if (s->busy) return first; /* its own work asks, or another thread is at it */
+  s->busy = true;
+  while (s->head < s->nops && !(event && event->done >= record)) {
+    struct op o = s->ops[s->head++];
+    CUresult r = run(c, &o, true);
+    if (!first) first = r;
+  }
+  if (s->head == s->nops) s->head = s->nops = 0;
+  s->busy = false;
+  return first;
+}
+
+static CUresult drain_all(struct call *c, bool nonblocking_too) {
+  CUresult first = CUDA_SUCCESS;
+  for EACH(s, STREAM) {
+    CUresult r = s->flags & CU_STREAM_NON_BLOCKING && !nonblocking_too ? CUDA_SUCCESS : drain(c, s, NULL, 0);
+    if (!first) first = r;
+  }
+  return first;
 }
 
 /* Calls that a capture forbids (cuThreadExchangeStreamCaptureMode in cuda.h has the rules). */
@@ -374,6 +434,11 @@ static CUresult not_while_capturing(struct call *c) {
   return CUDA_SUCCESS;
 }
 
+static void push_op(struct obj *to, const struct op *o) {
+  if (to->nops == to->room) to->ops = realloc(to->ops, (to->room = to->room ? 2 * to->room : 16) * sizeof *to->ops);
+  to->ops[to->nops++] = *o;
+}
+
 static CUresult submit(struct call *c, const struct op *o, CUstream hs) {
   struct obj *s;
   CUresult r = get_stream(c, hs, &s);
@@ -384,16 +449,19 @@ static CUresult submit(struct call *c, const struct op *o, CUstream hs) {
         k->broken = true;
         return misuse(c, "capture", CUDA_ERROR_STREAM_CAPTURE_IMPLICIT, "the legacy stream would wait for a stream that is being captured");
       }
-  if (!s || !s->capture) return run(c, o, true);
-  if ((r = check_op(c, o, NULL, NULL))) return r;
-  struct obj *g = s->capture->graph;
-  g->ops = realloc(g->ops, (g->nops + 1) * sizeof *g->ops);
-  g->ops[g->nops++] = *o;
+  if (!s && (r = drain_all(c, false))) return r;
+  if (!s || (!s->capture && !S.lazy)) return run(c, o, true);
+  enum kind kd = HOST, ks = HOST;
+  if ((r = check_op(c, o, &kd, &ks))) return r;
+  if (!s->capture && o->what == COPY && (kd == NKINDS || ks == NKINDS)) /* CUDA takes such memory at once */
+    return (r = drain(c, s, NULL, 0)) ? r : run(c, o, true);
+  push_op(s->capture ? s->capture->graph : s, o);
   return CUDA_SUCCESS;
 }
 
-static CUresult now(struct call *c, const struct op *o) { /* a synchronous call */
+static CUresult now(struct call *c, const struct op *o) { /* a synchronous call, on the legacy stream */
   CUresult r = not_while_capturing(c);
+  if (!r) r = drain_all(c, false);
   return r ? r : run(c, o, false);
 }
 
@@ -467,7 +535,10 @@ API cuProfilerStop(void) { ENTER(NEED_CTX, " "); DONE(0); }
 
 /* ---------------------------------------------------------------- contexts */
 
+static const char *unended(enum type t) { return t == STREAM || t == EVENT || t == GRAPH || t == EXEC || t == CAPTURE ? type_name[t] : NULL; }
+
 static void end_ctx(struct call *c, struct obj *ctx) {
+  drain_all(c, true);
   for (size_t i = S.na; i-- > 0;)
     if (S.a[i].live && S.a[i].ctx == ctx) {
       misuse(c, "leak", 0, "%s block #%lu (%zu bytes, %s, call %lu) was live when its context was destroyed", kind_name[S.a[i].kind], S.a[i].id, S.a[i].n, S.a[i].api, S.a[i].call);
@@ -476,8 +547,7 @@ static void end_ctx(struct call *c, struct obj *ctx) {
   for (int t = STREAM; t < NTYPES; t++)
     for EACH(o, t)
       if (o->ctx == ctx && o != S.pool) {
-        if (t == STREAM || t == EVENT || t == EXEC)
-          misuse(c, "handle_leak", 0, "%s #%lu (call %lu) was live when its context was destroyed", type_name[t], o->id, o->call);
+        if (unended(t)) misuse(c, "handle_leak", 0, "%s #%lu (call %lu) was live when its context was destroyed", type_name[t], o->id, o->call);
         o->live = false;
         S.captures -= t == CAPTURE;
       }
@@ -551,7 +621,7 @@ API cuCtxGetDevice(CUdevice *d) { /* with no context this is a probe, not a mist
 API cuCtxGetFlags(unsigned *f) { ENTER(NEED_CTX, " "); NONNULL(f); *f = current()->flags; DONE(0); }
 API cuCtxGetId(CUcontext h, unsigned long long *id) { ENTER(NEED_INIT, "%p", (void *)h); NONNULL(id); struct obj *o = h ? GET(CTX, h) : current(); if (!o) DONE(CUDA_ERROR_INVALID_CONTEXT); *id = o->id; DONE(0); }
 API cuCtxGetApiVersion(CUcontext h, unsigned *v) { ENTER(NEED_INIT, "%p", (void *)h); NONNULL(v); if (h) GET(CTX, h); *v = 3020; DONE(0); }
-API cuCtxSynchronize(void) { ENTER(NEED_CTX, " "); DONE(not_while_capturing(c)); }
+API cuCtxSynchronize(void) { ENTER(NEED_CTX, " "); TRY(not_while_capturing(c)); DONE(drain_all(c, true)); }
 API cuCtxGetStreamPriorityRange(int *lo, int *hi) { ENTER(NEED_CTX, " "); if (lo) *lo = 0; if (hi) *hi = -5; DONE(0); }
 API cuCtxGetCacheConfig(CUfunc_cache *v) { ENTER(NEED_CTX, " "); NONNULL(v); *v = CU_FUNC_CACHE_PREFER_NONE; DONE(0); }
 API cuCtxSetCacheConfig(CUfunc_cache v) { ENTER(NEED_CTX, "%d", v); DONE(0); }
@@ -632,6 +702,7 @@ API cuMemFree_v2(CUdeviceptr p) {
   ENTER(NEED_CTX, "%#llx", p);
   if (!p) DONE(0);
   TRY(not_while_capturing(c));
+  TRY(drain_all(c, true)); /* freeing waits for the device */
   struct alloc *a;
   TRY(find_base(c, p, 1u << DEVICE | 1u << MANAGED, "a device allocation", &a));
   release(a);
@@ -652,6 +723,7 @@ API cuMemFreeHost(void *p) {
   ENTER(NEED_CTX, "%p", p);
   if (!p) DONE(0);
   TRY(not_while_capturing(c));
+  TRY(drain_all(c, true)); /* freeing waits for the device */
   struct alloc *a;
   TRY(find_base(c, (uintptr_t)p, 1u << HOST, "a page-locked allocation", &a));
   release(a);
@@ -669,6 +741,7 @@ API cuMemHostRegister_v2(void *p, size_t n, unsigned flags) {
 }
 API cuMemHostUnregister(void *p) {
   ENTER(NEED_CTX, "%p", p);
+  TRY(drain_all(c, true));
   long i = below((uintptr_t)p);
   if (i < 0 || S.a[i].p != (uintptr_t)p || S.a[i].kind != REGISTERED)
     DONE(misuse(c, "invalid_free", CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED, "%p is not registered", p));
@@ -756,6 +829,7 @@ API cuMemFreeAsync(CUdeviceptr p, CUstream hs) {
   ENTER(NEED_CTX, "%#llx, stream=%p", p, (void *)hs);
   struct obj *s = GET_STREAM(hs);
   if (s && s->capture) DONE(CUDA_ERROR_NOT_SUPPORTED);
+  TRY(drain_all(c, true));
   struct alloc *a;
   TRY(find_base(c, p, 1u << DEVICE, "a device allocation", &a));
   release(a);
@@ -864,9 +938,11 @@ API cuStreamDestroy_v2(CUstream h) {
   ENTER(NEED_CTX, "%p", (void *)h);
   struct obj *s = GET(STREAM, h);
   if (s->capture) {
+    misuse(c, "capture", 0, "stream #%lu is destroyed while it is being captured", s->id);
     s->capture->broken = true;
     if (s->capture->origin == s) end_capture(s->capture);
   }
+  TRY(drain(c, s, NULL, 0)); /* CUDA carries its work out too, later */
   s->live = false;
   DONE(0);
 }
@@ -877,7 +953,7 @@ API cuStreamSynchronize(CUstream h) {
     s->capture->broken = true;
     DONE(misuse(c, "capture", CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "stream #%lu is being captured", s->id));
   }
-  DONE(0);
+  DONE(s ? drain(c, s, NULL, 0) : drain_all(c, false));
 }
 API cuStreamQuery(CUstream h) FORWARD(NEED_CTX, cuStreamSynchronize(h))
 API cuStreamGetFlags(CUstream h, unsigned *v) { ENTER(NEED_CTX, "%p", (void *)h); NONNULL(v); struct obj *s = GET_STREAM(h); *v = s ? s->flags : 0; DONE(0); }
@@ -920,10 +996,11 @@ API cuEventRecordWithFlags(CUevent h, CUstream hs, unsigned flags) {
   struct obj *e = GET(EVENT, h), *s = GET_STREAM(hs);
   if (e->ctx != (s ? s->ctx : current()))
     DONE(misuse(c, "wrong_context", CUDA_ERROR_INVALID_HANDLE, "event #%lu and the stream are of different contexts", e->id));
-  e->recorded = true;
   e->capture = s ? s->capture : NULL;
-  clock_gettime(CLOCK_MONOTONIC, &e->when);
-  DONE(0);
+  if (e->capture) DONE(0);
+  struct op o = {.what = RECORD, .event = e, .record = ++e->records};
+  e->stream = s;
+  DONE(submit(c, &o, hs));
 }
 API cuEventRecord(CUevent h, CUstream hs) FORWARD(NEED_CTX, cuEventRecordWithFlags(h, hs, 0))
 API cuEventSynchronize(CUevent h) {
@@ -933,15 +1010,16 @@ API cuEventSynchronize(CUevent h) {
     e->capture->broken = true;
     DONE(misuse(c, "capture", CUDA_ERROR_CAPTURED_EVENT, "event #%lu was last recorded in a capture", e->id));
   }
-  DONE(0);
+  DONE(e->stream ? drain(c, e->stream, e, e->records) : CUDA_SUCCESS);
 }
 API cuEventQuery(CUevent h) FORWARD(NEED_CTX, cuEventSynchronize(h))
 API cuEventElapsedTime_v2(float *ms, CUevent ha, CUevent hb) {
   ENTER(NEED_CTX, "%p, %p", (void *)ha, (void *)hb);
   NONNULL(ms);
   struct obj *a = GET(EVENT, ha), *b = GET(EVENT, hb);
-  if (!a->recorded || !b->recorded || (a->flags | b->flags) & CU_EVENT_DISABLE_TIMING)
+  if (!a->records || !b->records || (a->flags | b->flags) & CU_EVENT_DISABLE_TIMING)
     DONE(misuse(c, "event_timing", CUDA_ERROR_INVALID_HANDLE, "an event was never recorded, or has timing disabled"));
+  if (a->done < a->records || b->done < b->records) DONE(CUDA_ERROR_NOT_READY);
   *ms = (float)((b->when.tv_sec - a->when.tv_sec) * 1e3 + (b->when.tv_nsec - a->when.tv_nsec) * 1e-6);
   DONE(0);
 }
@@ -950,7 +1028,9 @@ API cuStreamWaitEvent(CUstream hs, CUevent h, unsigned flags) {
   ENTER(NEED_CTX, "%p, event=%p", (void *)hs, (void *)h);
   struct obj *e = GET(EVENT, h), *s = GET_STREAM(hs);
   if (s && !s->capture && e->capture && e->capture->live) s->capture = e->capture; /* fork into the capture */
-  DONE(0);
+  if ((s && s->capture) || !e->records) DONE(0);
+  struct op o = {.what = WAIT, .event = e, .record = e->records};
+  DONE(submit(c, &o, hs));
 }
 
 API cuStreamBeginCapture_v2(CUstream hs, CUstreamCaptureMode mode) {
@@ -976,6 +1056,7 @@ API cuStreamEndCapture(CUstream hs, CUgraph *out) {
   if (k->origin != s) DONE(misuse(c, "capture", CUDA_ERROR_STREAM_CAPTURE_UNMATCHED, "the capture began on another stream"));
   if (k->mode != CU_STREAM_CAPTURE_MODE_RELAXED && !pthread_equal(k->thread, pthread_self()))
     DONE(misuse(c, "capture", CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD, "the capture began on another thread"));
+  if (c->late) k->broken = true; /* refused: the stream is as before, and no graph was made */
   end_capture(k);
   if (k->broken) DONE(CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
   *out = (CUgraph)k->graph;
@@ -1018,7 +1099,8 @@ API cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode *m) {
 static void copy_ops(struct obj *to, const struct obj *from) {
   free(to->ops);
   to->nops = from->nops;
-  to->ops = malloc((from->nops + 1) * sizeof *to->ops);
+  to->room = from->nops + 1;
+  to->ops = malloc(to->room * sizeof *to->ops);
   if (from->nops) memcpy(to->ops, from->ops, from->nops * sizeof *to->ops);
 }
 API cuGraphCreate(CUgraph *out, unsigned flags) { ENTER(NEED_CTX, "%u", flags); NONNULL(out); *out = (CUgraph)new_obj(c, GRAPH); DONE(0); }
@@ -1067,7 +1149,7 @@ API cuGraphLaunch(CUgraphExec h, CUstream hs) {
   struct obj *x = GET(EXEC, h), *s = GET_STREAM(hs);
   if (s && s->capture) DONE(CUDA_ERROR_NOT_SUPPORTED); /* child graphs are not implemented */
   S.graph_launches++;
-  for (size_t i = 0; i < x->nops; i++) TRY(run(c, &x->ops[i], true)); /* each pointer is checked again, every launch */
+  for (size_t i = 0; i < x->nops; i++) TRY(submit(c, &x->ops[i], hs)); /* each pointer is checked again, every launch */
   DONE(0);
 }
 
@@ -1328,6 +1410,34 @@ void nullcuda_clear_errors(void) {
   pthread_mutex_unlock(&S.lock);
 }
 
+/* Let calls of this name ("*": any that works with the GPU) fail with this code: ``count`` of them after the first ``skip``; "" ends it. */
+void nullcuda_refuse(const char *api, int code, unsigned long skip, unsigned long count) {
+  pthread_mutex_lock(&S.lock);
+  memset(&S.refuse, 0, sizeof S.refuse);
+  snprintf(S.refuse.api, sizeof S.refuse.api, "%s", api);
+  S.refuse.code = (CUresult)code;
+  S.refuse.skip = skip;
+  S.refuse.count = count;
+  pthread_mutex_unlock(&S.lock);
+}
+unsigned long nullcuda_refused(int seen) { /* how many were refused (or looked at) since */
+  return seen ? S.refuse.seen : S.refuse.refused;
+}
+void nullcuda_lazy(int on) {
+  pthread_mutex_lock(&S.lock);
+  S.lazy = on;
+  pthread_mutex_unlock(&S.lock);
+}
+/* What a kernel may touch: 0 if these bytes are memory of the device, else misuse is reported. For pretended kernels. */
+int nullcuda_reach(uintptr_t p, size_t n) {
+  pthread_mutex_lock(&S.lock);
+  struct call c_ = {.api = "kernel", .seq = S.calls}, *c = &c_;
+  int r = (int)check(c, p, n, ON_DEVICE, "kernel", NULL);
+  pthread_mutex_unlock(&S.lock);
+  return r;
+}
+void nullcuda_kernel_fails(int code) { T.fails = (CUresult)code; } /* called by one: the error of whoever waits for it */
+
 /* ---------------------------------------------------------------- start and end */
 
 static void child(void) { /* after fork() */
@@ -1353,6 +1463,7 @@ __attribute__((constructor)) static void start(void) {
   if ((v = getenv("NULLCUDA_NAME"))) snprintf(S.device, sizeof S.device, "%s", v);
   if ((v = getenv("NULLCUDA_CC"))) sscanf(v, "%d.%d", &S.cc_major, &S.cc_minor);
   S.quiet = getenv("NULLCUDA_QUIET") != NULL;
+  S.lazy = getenv("NULLCUDA_LAZY") != NULL;
   pthread_atfork(NULL, NULL, child);
 }
 
@@ -1363,7 +1474,7 @@ __attribute__((destructor)) static void end(void) {
     for (size_t i = 0; i < S.na; i++)
       if (S.a[i].live) misuse(c, "leak", 0, "%s block #%lu (%zu bytes, %s, call %lu) was never freed", kind_name[S.a[i].kind], S.a[i].id, S.a[i].n, S.a[i].api, S.a[i].call);
     for (int t = STREAM; t < NTYPES; t++)
-      if (t == STREAM || t == EVENT || t == EXEC)
+      if (unended(t))
         for EACH(o, t) misuse(c, "handle_leak", 0, "%s #%lu (call %lu) was never destroyed", type_name[t], o->id, o->call);
     FILE *f = *S.report_path ? fopen(S.report_path, "w") : NULL;
     if (f) { fputs(report(), f); fclose(f); }

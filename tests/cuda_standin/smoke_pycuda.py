@@ -442,6 +442,87 @@ def entry_points():
     assert cu.cuGetProcAddress(b"cuNothing", 12000, 0)[2] == status.CU_GET_PROC_ADDRESS_SYMBOL_NOT_FOUND
 
 
+def wide(n):
+    return ctypes.c_void_p(int(n))
+
+
+@case()
+def lazy():
+    cuda, ctx = context()
+    driver().nullcuda_lazy(1)
+    one, two = cuda.Stream(1), cuda.Stream(1)
+    host, back = cuda.pagelocked_zeros(4, np.uint8), cuda.pagelocked_zeros(4, np.uint8)
+    d, e, done = cuda.mem_alloc(4), cuda.mem_alloc(4), cuda.Event()
+    host[:] = 1
+    cuda.memcpy_htod_async(d, host, one)
+    host[:] = 2  # too early: the copy is still to come
+    cuda.memcpy_dtoh_async(back, d, one)
+    assert not back.any()
+    one.synchronize()
+    assert (back == 2).all()
+    host[:] = 3
+    cuda.memcpy_htod_async(d, host, one)
+    done.record(one)
+    host[:] = 4
+    cuda.memcpy_htod_async(e, host, one)  # behind the event: stays queued
+    two.wait_for_event(done)
+    cuda.memcpy_dtoh_async(back, d, two)
+    raises(partial(done.time_since, done), "NOT_READY")
+    two.synchronize()
+    assert (back == 4).all(), "as late as it may, the copy took what was there by then"
+    cuda.memcpy_dtoh_async(back, e, two)  # nothing makes it wait for the other stream
+    two.synchronize()
+    assert not back.any()
+    d.free()  # waits for everything
+    cuda.memcpy_dtoh(back, e)
+    assert (back == 4).all()
+    e.free()
+    driver().nullcuda_lazy(0)
+    del one, two, done, host, back
+    ctx.pop()
+
+
+@case()
+def refusals():
+    cuda, ctx = context()
+    cu = driver()
+    cu.nullcuda_refuse.argtypes = [ctypes.c_char_p, ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong]
+    cu.nullcuda_refuse(b"cuMemAlloc_v2", 1, 1, 1)
+    cuda.mem_alloc(4).free()
+    raises(lambda: cuda.mem_alloc(4), "INVALID_VALUE")
+    cuda.mem_alloc(4).free()
+    stream = cuda.Stream()
+    cu.nullcuda_refuse(b"*", 700, 0, 1000)
+    raises(stream.synchronize, "ILLEGAL_ADDRESS")
+    raises(stream.synchronize, "ILLEGAL_ADDRESS")
+    cu.nullcuda_refuse(b"", 0, 0, 0)
+    stream.synchronize()
+    d = cuda.mem_alloc(4)
+    cu.nullcuda_refuse(b"cuMemFree_v2", 700, 0, 1)
+    d.free()  # given back although it says otherwise
+    del stream
+    ctx.pop()
+
+
+@case(capture=1, handle_leak=2, use_after_destroy=2)
+def graphs_misused():
+    cuda, ctx = context()
+    cu = driver()
+    one, two, three = cuda.Stream(1), cuda.Stream(1), cuda.Stream(1)
+    graph, executable = ctypes.c_void_p(), ctypes.c_void_p()
+    assert cu.cuStreamBeginCapture_v2(wide(one.handle), 1) == 0
+    assert cu.cuStreamEndCapture(wide(one.handle), ctypes.byref(graph)) == 0
+    assert cu.cuGraphInstantiateWithFlags(ctypes.byref(executable), graph, ctypes.c_ulonglong(0)) == 0
+    assert cu.cuGraphLaunch(executable, wide(one.handle)) == 0
+    assert cu.cuGraphExecDestroy(executable) == 0
+    assert cu.cuGraphLaunch(executable, wide(one.handle)) == 400  # destroyed
+    assert cu.cuGraphExecDestroy(executable) == 400
+    assert cu.cuGraphInstantiateWithFlags(ctypes.byref(executable), graph, ctypes.c_ulonglong(0)) == 0  # kept, so is
+    assert cu.cuStreamBeginCapture_v2(wide(two.handle), 1) == 0  # the graph, and this capture is never ended
+    del one, two, three
+    ctx.pop()
+
+
 def check(name):
     _, expected = CASES[name]
     with tempfile.TemporaryDirectory() as tmp:

@@ -35,7 +35,9 @@ GATE = Gate(
     layers_kept_back=(),
     quantisation=None,
 )
-QUANTISATION = QuantisationSpec(method="minmax", images=4, images_sha256="0" * 64, source="held-out good parts")
+QUANTISATION = QuantisationSpec(
+    method="minmax", images=4, images_sha256="0" * 64, source="held-out good parts", fine_tuning=None
+)
 
 
 def _contract_for(files: dict[str, bytes]) -> Contract:

@@ -2,8 +2,8 @@
 
 The surface comes from tests/trt_api: what a version lacks raises AttributeError, wrong arguments raise TypeError,
 deprecated members warn. Behind it the builder reads the ONNX file, a "plan" carries the graph, and
-``execute_async_v3`` copies the input from its device address, runs the graph in ONNX Runtime and copies the outputs to
-their device addresses, through the CUDA driver library of this process.
+``execute_async_v3`` puts work on the stream: when that is run or replayed, it reads the input at its device address,
+runs the graph in ONNX Runtime and writes the outputs at their device addresses, in the memory of tests/cuda_standin.
 """
 
 from __future__ import annotations
@@ -40,8 +40,12 @@ class Fake:
     refuses_context: bool = False
     refuses_addresses: bool = False
     fails_on_frame: bool = False
+    fails_in_capture: bool = False  # an engine that cannot be recorded as a CUDA graph
+    kernel_s: float = 0.0  # time in what a GPU would do, of all frames
     map_offset: float = 0.0  # an engine that computes something else
     build_hook: Any = None  # called while building
+    dla_cores: int = 0  # of the device
+    dla_takes_nothing: bool = False
     needs_cuda: bool = True  # a CUDA context must be current where engines are made and destroyed
 
 

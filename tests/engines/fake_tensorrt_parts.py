@@ -5,9 +5,12 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import json
+import time
 import warnings
+import weakref
 from typing import Any
 
+import fake_kernels
 import numpy as np
 import onnx
 import onnxruntime
@@ -42,6 +45,10 @@ class Builder(Nothing):
     def error(self, text: str) -> None:
         self.logger.log(self.module.ILogger.Severity.ERROR, text)
 
+    @property
+    def num_DLA_cores(self) -> int:
+        return int(self.module.fake.dla_cores)
+
     def create_network(self, flags: int = 0) -> Any:
         kind = self.module.NetworkDefinitionCreationFlag
         known = {n: 1 << v for n, v in self.module.fake.surface["enums"]["NetworkDefinitionCreationFlag"].items()}
@@ -70,19 +77,37 @@ class Builder(Nothing):
             problem = "the network has FP16 tensors, but BuilderFlag.FP16 is not set"
         if not net.is_strongly_typed and net.has("INT8") and "INT8" not in cfg.flags:
             problem = "Q/DQ layers need BuilderFlag.INT8"
+        layers = [net.layer_facts(layer, cfg.flags, fake) for layer in net.layers]
+        on_dla: list[str] = []
+        if cfg.default_device_type.name == "DLA":
+            on_dla, dla_problem = net.on_dla(layers, cfg, fake)
+            problem = problem or dla_problem
         if problem:
             self.error(problem)
             return None
+        if on_dla:
+            layers = self.place(layers, on_dla)
         header = {
             "version": fake.version,
             "library": self.module.__name__,
             "is_detailed": cfg.profiling_verbosity.name == "DETAILED",
             "has_tf32": "TF32" in cfg.flags,
             "workspace": cfg.pools.get("WORKSPACE"),
-            "layers": [net.layer_facts(layer, cfg.flags, fake) for layer in net.layers],
+            "layers": layers,
+            "dla_core": cfg.DLA_core if cfg.default_device_type.name == "DLA" else None,
+            "is_adjusted_for_dla": net.is_adjusted_for_dla,
         }
         body = json.dumps(header).encode() + b"\n" + net.onnx_bytes
         return memoryview(MAGIC + hashlib.sha256(body).digest() + body)
+
+    def place(self, layers: list[tuple[str, str]], on_dla: list[str]) -> list[tuple[str, str]]:
+        """What DLA runs becomes one layer; the log says so at a severity and with a comma that differ by version."""
+        node = "{ForeignNode[" + on_dla[0] + "..." + on_dla[-1] + "]}"
+        severity, comma = self.module.ILogger.Severity, "," if self.module.fake.major < 10 else ""
+        self.logger.log(severity.VERBOSE if comma else severity.INFO, f"[DlaLayer] {node}{comma}")
+        self.logger.log(severity.INFO, "[GpuLayer] SHUFFLE: planes")
+        kind = next(kind for name, kind in layers if name == on_dla[0])
+        return [*((name, kind) for name, kind in layers if name not in on_dla), (node, kind)]
 
 
 def _report_progress(monitor: Any) -> bool:
@@ -102,6 +127,8 @@ class IBuilderConfig(Nothing):
         self.pools: dict[str, int] = {}
         self.profiling_verbosity = module.ProfilingVerbosity.LAYER_NAMES_ONLY
         self.progress_monitor = None
+        self.default_device_type = module.DeviceType.GPU
+        self.DLA_core = -1
         self.cache: Any = None
 
     def set_flag(self, flag: Any) -> None:
@@ -156,6 +183,7 @@ class INetworkDefinition(Nothing):
         self.is_strongly_typed = "STRONGLY_TYPED" in flags or major >= 11
         self.layers: list[Any] = []
         self.onnx_bytes = b""
+        self.is_adjusted_for_dla = False
         self.types: dict[str, str] = {}
 
     def load(self, data: bytes) -> None:
@@ -180,6 +208,17 @@ class INetworkDefinition(Nothing):
 
     def get_layer(self, index: int) -> Any:
         return self.layers[index]
+
+    def on_dla(self, layers: list[tuple[str, str]], cfg: Any, fake: Any) -> tuple[list[str], str]:
+        """The layers that DLA takes, and why there is no engine: FP16 convolutions and products, no Q/DQ before 11."""
+        if fake.dla_cores == 0 or not 0 <= cfg.DLA_core < fake.dla_cores:
+            return [], f"no DLA core {cfg.DLA_core}"
+        if "GPU_FALLBACK" not in cfg.flags:
+            return [], "Default DLA is enabled but layer planes is not supported on DLA"
+        if not self.is_strongly_typed and self.has("INT8"):
+            return [], "explicit quantisation is not supported on DLA"
+        taken = [name for name, kind in layers if kind in ("HALF", "INT8") and name.startswith(("Conv ", "Mul "))]
+        return ([] if fake.dla_takes_nothing else taken), ""
 
     def layer_facts(self, layer: Any, flags: set[str], fake: Any) -> tuple[str, str]:
         """Name and precision in which the layer is built."""
@@ -251,6 +290,10 @@ class OnnxParser(Nothing):
         super().__init__(module)
         self.network, self.errors = network._impl, []
 
+    def set_flag(self, flag: Any) -> None:
+        assert flag.name == "ADJUST_FOR_DLA"
+        self.network.is_adjusted_for_dla = True
+
     def parse_from_file(self, model: str) -> bool:
         if not self.network.is_explicit:
             self.errors.append("this parser needs a network of explicit batch")
@@ -305,6 +348,7 @@ class Runtime(_Owned):
     def __init__(self, module: Any, logger: Any):
         super().__init__(module)
         self.logger = logger
+        self.DLA_core = -1
 
     def deserialize_cuda_engine(self, serialized_engine: bytes) -> Any:
         body = serialized_engine[len(MAGIC) + 32 :]
@@ -314,6 +358,11 @@ class Runtime(_Owned):
             self.logger.log(self.module.ILogger.Severity.WARNING, "only a warning")
             self.logger.log(
                 self.module.ILogger.Severity.ERROR, "the engine plan file is not compatible with this version"
+            )
+            return None
+        if header["dla_core"] is not None and self.DLA_core != header["dla_core"]:
+            self.logger.log(
+                self.module.ILogger.Severity.ERROR, f"built for DLA core {header['dla_core']}, not {self.DLA_core}"
             )
             return None
         return wrap(self.module, "ICudaEngine", self, header, body.partition(b"\n")[2])
@@ -388,6 +437,8 @@ class IExecutionContext(_Owned):
         super().__init__(module)
         self.engine = engine
         self.addresses: dict[str, int] = {}
+        self.streams: set[int] = set()
+        self.has_run = False
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         self.session = onnxruntime.InferenceSession(engine.graph, options, providers=["CPUExecutionProvider"])
@@ -397,28 +448,44 @@ class IExecutionContext(_Owned):
             self.engine.runtime.logger.log(self.module.ILogger.Severity.ERROR, f"no address for {name}")
             return False
         self.addresses[name] = memory
+        self.has_run = False
         return True
 
     def execute_async_v3(self, stream_handle: int) -> bool:
         assert isinstance(stream_handle, int) and set(self.addresses) == set(self.engine.tensors)
-        if self.fake.fails_on_frame:
+        self.streams.add(stream_handle)
+        if len(self.streams) > 1:  # allowed where one has waited for the other, which nothing of ours needs
+            self.fake.misuse.append("one context on two streams")
+        is_recording = fake_kernels.is_recording(stream_handle)
+        if is_recording and not self.has_run:
+            self.fake.misuse.append("recorded before it was run once with these addresses")
+        if self.fake.fails_on_frame or (is_recording and self.fake.fails_in_capture):
             self.engine.runtime.logger.log(self.module.ILogger.Severity.ERROR, "CUDA error\nin kernel")
             return False
-        feeds = {}
-        for name in self.engine.inputs:
-            feeds[name] = np.empty(self.engine.get_tensor_shape(name), np.uint8)
-            self._copy("DtoH", feeds[name], name)
-        names = [name for name in self.engine.tensors if name not in self.engine.inputs]
-        for name, value in zip(names, self.session.run(names, feeds), strict=True):
-            self._copy("HtoD", np.ascontiguousarray(value + np.float32(self.fake.map_offset)), name)
-        return True
+        self.has_run = True
+        weak, addresses, fake = weakref.ref(self), dict(self.addresses), self.fake
 
-    def _copy(self, way: str, host: Any, name: str) -> None:
-        device, pointer = ctypes.c_uint64(self.addresses[name]), ctypes.c_void_p(host.ctypes.data)
-        size = ctypes.c_size_t(host.nbytes)
-        if way == "DtoH":
-            status = cuda_driver().cuMemcpyDtoH_v2(pointer, device, size)
-        else:
-            status = cuda_driver().cuMemcpyHtoD_v2(device, pointer, size)
-        if status != 0:
-            self.fake.misuse.append(f"tensor {name}: its address is no device memory of {host.nbytes} bytes")
+        def work() -> bool:
+            context = weak()
+            if context is None:
+                fake.misuse.append("a frame was under way when its context was destroyed")
+                return True
+            return context.run(addresses)
+
+        return fake_kernels.enqueue(stream_handle, work)
+
+    def run(self, addresses: dict[str, int]) -> bool:
+        """What the kernels do, with the addresses of when they were enqueued; False if the GPU fails."""
+        if self.fake.fails_on_frame:
+            return False
+        started_s = time.perf_counter()
+        feeds = {name: np.empty(self.engine.get_tensor_shape(name), np.uint8) for name in self.engine.inputs}
+        names = [name for name in self.engine.tensors if name not in self.engine.inputs]
+        is_reached = all(fake_kernels.read(addresses[name], feed) for name, feed in feeds.items())
+        for name, value in zip(names, self.session.run(names, feeds), strict=True):
+            answer = np.ascontiguousarray(value + np.float32(self.fake.map_offset))
+            is_reached = fake_kernels.write(addresses[name], answer) and is_reached
+        if not is_reached:
+            self.fake.misuse.append(f"the addresses {addresses} are not all device memory of their tensors' size")
+        self.fake.kernel_s += time.perf_counter() - started_s
+        return True

@@ -45,6 +45,7 @@ def check_build(
         assert layers["Mul brightness"] == "FLOAT", "what follows a cast was given away"
     if precision == "int8":
         assert layers["Mul product"] == layers["ReduceSum brightness"] == "FLOAT", "the sums were given away"
+    assert header["dla_core"] is None and not header["is_adjusted_for_dla"] and plan.dla_layers == frozenset()
     assert header["is_detailed"] and not header["has_tf32"] and header["workspace"] == 256 << 20
     has_strong = "STRONGLY_TYPED" in trt.fake.surface["enums"]["NetworkDefinitionCreationFlag"]
     assert plan.is_strongly_typed == (has_strong and not refuses_strong)
@@ -68,6 +69,41 @@ def check_failure(engine_module: Any, version: str, folder: Path) -> None:
         raise AssertionError("a failed build went unnoticed")
 
 
+def check_dla(engine_module: Any, version: str, folder: Path) -> None:
+    """What DLA takes is placed on the core asked for; Q/DQ only where types are strong; without a core, no build."""
+    path = folder / "dla.onnx"
+
+    def build(precision: str, cores: int) -> tuple[Any, Any]:
+        trt = make_module(version)
+        trt.fake.dla_cores = cores
+        path.write_bytes(tiny_graph(precision))
+        options = {"workspace_mb": None, "timing_cache": b"", "progress": lambda *step: None, "dla_core": 1}
+        return trt, engine_module.build_plan(trt, path, precision, **options)
+
+    enums = make_module(version).fake.surface["enums"]
+    is_weak = "FP16" in enums["BuilderFlag"]
+    _, plan = build("fp16", 2)
+    header = header_of(plan.engine)
+    assert plan.dla_layers == {"{ForeignNode[Mul x...Conv body]}"} and header["dla_core"] == 1
+    assert dict(header["layers"])["Sub anomaly_map"] == "FLOAT" and plan.is_strongly_typed != is_weak
+    assert header["is_adjusted_for_dla"] == ("ADJUST_FOR_DLA" in enums.get("OnnxParserFlag", {}))
+    if not is_weak:
+        assert build("int8", 2)[1].dla_layers == {"{ForeignNode[Conv body...Conv body]}"}
+    for precision, cores, reason in [
+        ("fp16", 1, "offers 1 on"),
+        ("fp16", 0, "offers 0 on"),
+        ("int8", 2, "takes no quant"),
+    ]:
+        if cores == 2 and not is_weak:
+            continue
+        try:
+            build(precision, cores)
+        except BackendError as exc:
+            assert reason in exc.problem and "--dla" in exc.remedy, exc
+        else:
+            raise AssertionError(f"DLA was used: {reason}")
+
+
 def check_all(engine_module: Any, folder: Path) -> int:
     """Every version and precision, and the second try of those that have one; how many builds were checked."""
     builds = 0
@@ -75,6 +111,7 @@ def check_all(engine_module: Any, folder: Path) -> int:
         enums = make_module(version).fake.surface["enums"]
         has_both = "FP16" in enums["BuilderFlag"] and "STRONGLY_TYPED" in enums["NetworkDefinitionCreationFlag"]
         check_failure(engine_module, version, folder)
+        check_dla(engine_module, version, folder)
         for precision in PRECISIONS:
             check_build(engine_module, version, precision, folder)
             builds += 1

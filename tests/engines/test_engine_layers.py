@@ -7,7 +7,7 @@ import json
 import pytest
 
 from rdedge.errors import BackendError
-from rdedge_export.engine_layers import check_precision, layer_precisions
+from rdedge_export.engine_layers import check_precision, dla_layers, layer_precisions
 
 OLD = "Thirty-two wide channel vectorized row major Int8 format"
 
@@ -58,6 +58,20 @@ def test_inputs_and_weights_count_too() -> None:
 def test_an_engine_that_does_not_tell_is_refused(told: str) -> None:
     with pytest.raises(BackendError, match="does not tell its layers' precision; report this TensorRT version"):
         layer_precisions(told)
+
+
+@pytest.mark.parametrize("kind", ["DLA", "Dla", "DlaLoadable", "ForeignNode", "Myelin", None])
+def test_what_runs_on_dla_is_told_by_the_engine_or_by_the_builder(kind: str | None) -> None:
+    more = {} if kind is None else {"LayerType": kind}
+    nodes = [layer(f"{{ForeignNode[{name}]}}", "Half", **more) for name in ("a...b", "c", "d")]
+    told = json.dumps({"Layers": [layer("frame to nvm", "Half", LayerType="Reformat"), *nodes]})
+    announced = frozenset({"{ForeignNode[a...b]}", "{ForeignNode[d]}", "{ForeignNode[of another try]}"})
+    if kind is not None and "dla" in kind.lower():
+        assert dla_layers(told, frozenset()) == ("{ForeignNode[a...b]}", "{ForeignNode[c]}", "{ForeignNode[d]}")
+    else:
+        assert dla_layers(told, announced) == ("{ForeignNode[a...b]}", "{ForeignNode[d]}")
+        with pytest.raises(BackendError, match="asked to use DLA, but none of its layers runs there; nothing was"):
+            dla_layers(told, frozenset({"{ForeignNode[of another try]}"}))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])

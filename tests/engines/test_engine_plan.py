@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from engine_graphs import tiny_graph
 from fake_tensorrt import VERSIONS, make_module
-from plan_checks import PRECISIONS, check_all, check_build, header_of
+from plan_checks import PRECISIONS, check_all, check_build, check_dla, header_of
 
 import rdedge.backends.trt
 import rdedge.backends.trt_library
@@ -46,6 +46,11 @@ def test_every_version_builds_every_precision_as_the_graph_says(version: str, pr
 @pytest.mark.parametrize("version", ["10.3.0", "10.13.3", "10.16.1"])
 def test_where_strong_typing_fails_flags_are_tried(version: str, precision: str, tmp_path: Path) -> None:
     check_build(engine, version, precision, tmp_path, refuses_strong=True)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_dla_is_asked_for_as_each_version_wants_it(version: str, tmp_path: Path) -> None:
+    check_dla(engine, version, tmp_path)
 
 
 def test_the_builders_own_workspace_is_left_alone(trt: Any, graph_path: Path) -> None:
@@ -112,6 +117,9 @@ GUARDED = {
     "IBuilderConfig.progress_monitor",
     "ILayer.precision",
     "ILayer.set_output_type",
+    "OnnxParserFlag",
+    "OnnxParserFlag.ADJUST_FOR_DLA",
+    "OnnxParser.set_flag",
 }
 
 
@@ -126,6 +134,7 @@ def names_in_sources() -> set[str]:
             .replace("kinds.", "trt.LayerType.")
             .replace("getattr(kinds,", "getattr(trt.LayerType,")
         )
+        text = text.replace('getattr(trt, "OnnxParserFlag", None)', "trt.OnnxParserFlag")
         text = re.sub(r"[hg][ae][st]attr\((trt[\w.]*|flags), \"(\w+)\"", r"(\1.\2", text)
         text = text.replace("(flags.", "(trt.NetworkDefinitionCreationFlag.")
         for node in ast.walk(ast.parse(text)):
@@ -156,9 +165,12 @@ def test_every_name_we_use_is_in_every_version_or_asked_for_first(
         trt = make_module(version)
         (tmp_path / "int8.onnx").write_bytes(tiny_graph("int8"))
         build(trt, tmp_path / "int8.onnx", "int8", workspace_mb=1)
+        trt.fake.dla_cores = 1
+        (tmp_path / "fp16.onnx").write_bytes(tiny_graph("fp16"))
+        build(trt, tmp_path / "fp16.onnx", "fp16", dla_core=0)
         touched |= trt.fake.used
     # Of the runtime classes, by hand from rdedge.backends.trt; the tests on the stand-in run them.
-    touched |= {f"Runtime.{name}" for name in ("deserialize_cuda_engine",)}
+    touched |= {f"Runtime.{name}" for name in ("deserialize_cuda_engine", "DLA_core")}
     touched |= {f"ICudaEngine.{name}" for name in re.findall(r"_engine\.(\w+)", inspect.getsource(rdedge.backends.trt))}
     touched |= {
         f"IExecutionContext.{name}" for name in re.findall(r"_context\.(\w+)", inspect.getsource(rdedge.backends.trt))
@@ -187,7 +199,7 @@ MUTATIONS: list[tuple[str, str]] = [
     ("if not is_strongly_typed:", "if False:"),
     ('    if precision == "fp32":\n', "    if True:\n"),
     ("    config.set_flag(trt.BuilderFlag.FP16)\n", ""),
-    ('    if precision == "int8":\n', "    if False:\n"),
+    ('    if precision == "int8":\n        config', "    if False:\n        config"),
     ("    config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)\n", ""),
     ("        _hold_fp32(trt, network)\n", "        pass\n"),
     ('warnings.simplefilter("ignore", DeprecationWarning)', 'warnings.simplefilter("error", DeprecationWarning)'),
@@ -205,6 +217,22 @@ MUTATIONS: list[tuple[str, str]] = [
     ('if not hasattr(trt, "IProgressMonitor"):', "if True:"),
     ("    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED", "    pass"),
     ("    config.clear_flag(trt.BuilderFlag.TF32)", "    pass"),
+    ('hasattr(getattr(trt, "OnnxParserFlag", None), "ADJUST_FOR_DLA")', "True"),
+    ('hasattr(getattr(trt, "OnnxParserFlag", None), "ADJUST_FOR_DLA")', "False"),
+    ('getattr(trt, "OnnxParserFlag", None)', "trt.OnnxParserFlag"),
+    ("if is_for_dla and ", "if "),
+    ("is_for_dla=dla_core is not None", "is_for_dla=False"),
+    ("    if dla_core is not None and can_be_weak:\n", "    if False:\n"),
+    ("    if dla_core is not None and can_be_weak:\n", "    if dla_core is not None:\n"),
+    ('        if precision == "int8":\n            raise', "        if False:\n            raise"),
+    ("    if dla_core >= cores:\n", "    if False:\n"),
+    ("    if dla_core >= cores:\n", "    if dla_core > cores:\n"),
+    ("    config.default_device_type = trt.DeviceType.DLA\n", ""),
+    ("    config.DLA_core = dla_core\n", ""),
+    ("    config.set_flag(trt.BuilderFlag.GPU_FALLBACK)\n", ""),
+    ("        if dla_core is not None:\n            _place_on_dla(trt, config, dla_core)\n", ""),
+    ("                if msg.startswith(_ON_DLA):\n", "                if False:\n"),
+    ('.strip().removesuffix(",")', ".strip()"),
 ]
 
 
@@ -225,7 +253,8 @@ def test_removing_a_version_branch_makes_a_build_fail(
 def test_the_list_of_mutations_has_every_version_branch() -> None:
     source = inspect.getsource(engine)
     branches = re.findall(r"[hg][ae][st]attr\([^()]*\"\w+\"[^()]*\)|trt\.__name__ == \"\w+\"", source)
-    assert len(branches) == 6
+    branches += re.findall(r"hasattr\(getattr\([^()]*\), \"\w+\"\)", source)
+    assert len(branches) == 8
     for branch in branches:
         assert any(branch in old for old, _ in MUTATIONS), branch
 

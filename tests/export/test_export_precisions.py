@@ -7,14 +7,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto
 
 from rdedge.backends.ort import OnnxRuntimeBackend
 from rdedge.bundle import Bundle, open_bundle
 from rdedge.cli import main
 from rdedge.threshold import fit_thresholds
 from rdedge_export.calibration import read_calibration
-from rdedge_train.data import read_frames
+from rdedge_export.fp16 import FP16_MAX, as_stored
+from rdedge_export.graph_view import float_types
+from rdedge_export.observers import largest_magnitudes
+from rdedge_train.data import find_images, read_frames
 from rdedge_train.run_folder import FinishedRun, open_run
 from rdedge_train.sample import SamplePlan, make_sample
 
@@ -78,6 +83,26 @@ def test_each_precision_has_thresholds_of_its_own_scores(bundle: Bundle) -> None
         assert fit_thresholds(maps, scores, rate) == (spec.image_threshold, spec.pixel_threshold)
     values = {spec.image_threshold.value for spec in bundle.contract.precisions.values()}
     assert len(values) == 3
+
+
+def test_no_value_overflows_on_any_good_or_defective_part(bundle: Bundle, run: Path, parts: Path) -> None:
+    """Every value an FP16 engine stores, on every frame there is: none infinite, and room above for brighter parts."""
+    model = as_stored(onnx.load(bundle.graph_path("fp16")))
+    types = float_types(onnx.load(bundle.graph_path("fp16")))
+    spec = bundle.contract.input
+    labelled = read_frames(parts, [part.path for part in find_images(parts).test_parts], spec).frames_u8
+    good = read_frames(parts, list(find_images(parts).good_paths), spec).frames_u8
+    assert (len(labelled), len(good)) == (14, 24)
+    made = [node.output[0] for node in model.graph.node if types.get(node.output[0]) == TensorProto.FLOAT16]
+    assert len(made) > 100
+    largest = largest_magnitudes(model, made, np.concatenate([good, labelled]))  # raises where one is not finite
+    assert 100.0 < max(largest.values()) <= FP16_MAX / 2
+
+
+def test_large_constants_of_the_head_take_half_the_bytes(bundle: Bundle) -> None:
+    for precision in ("fp16", "int8"):
+        constants = onnx.load(bundle.graph_path(precision)).graph.initializer
+        assert not [t.name for t in constants if t.data_type == TensorProto.FLOAT and np.prod(t.dims) >= 4096]
 
 
 def test_calibration_frames_are_the_held_out_ones(bundle: Bundle, run: Path) -> None:
@@ -156,7 +181,7 @@ def calibrated(run: FinishedRun, folder: Path | None) -> tuple[int, str]:
 
 def test_held_out_parts_are_never_calibrated_on(run: Path, parts: Path, tmp_path: Path) -> None:
     opened = open_run(run)
-    assert calibrated(opened, None) == (19, f"training images of {parts}")
+    assert calibrated(opened, None) == (19, "training images of parts")
     assert calibrated(opened, parts) == (19, str(parts)), "24 good images, 5 of them held out"
     calibration = read_calibration(opened, parts)
     train = [parts / name for name in opened.record.train_images]
@@ -176,6 +201,17 @@ def test_training_images_that_are_gone_are_asked_for(parts: Path, refused: Refus
     finally:
         moved.rename(parts)
     assert "19 of 19 training images are no longer there" in error and "--calibration" in error
+
+
+def test_a_run_trained_by_a_relative_path_finds_its_images_from_anywhere(
+    parts_folder: Path, tmp_path: Path, train: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(parts_folder.parent)
+    train(Path(parts_folder.name), tmp_path / "run", epochs=1)
+    monkeypatch.chdir(tmp_path)
+    opened = open_run(tmp_path / "run")
+    assert opened.record.data == str(parts_folder)
+    assert calibrated(opened, None) == (10, f"training images of {parts_folder.name}")
 
 
 def test_a_damaged_calibration_image_ends_the_export(parts: Path, tmp_path: Path, refused: Refused) -> None:

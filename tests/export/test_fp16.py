@@ -6,29 +6,16 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-import torch
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from rdedge.errors import ExportError
 from rdedge_export.fp16 import as_stored, unfit_for_fp16, with_fp16
 from rdedge_export.gate import map_cosines, run
-from rdedge_export.graph import graph_spec, onnx_graph
 from rdedge_export.graph_view import GraphView, float_types
 from rdedge_export.observers import largest_magnitudes
-from rdedge_train.model import Detector
-from rdedge_train.teachers import load_teacher_weights
 
 SIZE_HW = (64, 64)
-MODELS = {"edge-lite0": "imagenet", "resnet18": "random:0"}
-
-
-@pytest.fixture(scope="module", params=MODELS)
-def fp32(request: pytest.FixtureRequest) -> ModelProto:
-    torch.manual_seed(0)
-    detector = Detector(request.param, SIZE_HW)
-    load_teacher_weights(detector.teacher, request.param, MODELS[request.param])
-    return onnx.load_from_string(onnx_graph(detector, graph_spec(SIZE_HW)))
 
 
 @pytest.fixture(scope="module")

@@ -5,30 +5,17 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-import torch
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from rdedge.errors import ExportError
 from rdedge_export.fp16 import as_stored, with_fp16
 from rdedge_export.gate import map_cosines, run
-from rdedge_export.graph import graph_spec, onnx_graph
 from rdedge_export.graph_view import GraphView, float_types
 from rdedge_export.observers import observe
 from rdedge_export.qdq import Quantised, quantisable, quantised, tensors_to_observe
-from rdedge_train.model import Detector
-from rdedge_train.teachers import load_teacher_weights
 
 SIZE_HW = (64, 64)
-MODELS = {"edge-lite0": "imagenet", "resnet18": "random:0"}
-
-
-@pytest.fixture(scope="module", params=MODELS)
-def fp32(request: pytest.FixtureRequest) -> ModelProto:
-    torch.manual_seed(0)
-    detector = Detector(request.param, SIZE_HW)
-    load_teacher_weights(detector.teacher, request.param, MODELS[request.param])
-    return onnx.load_from_string(onnx_graph(detector, graph_spec(SIZE_HW)))
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +45,14 @@ def of_kind(model: ModelProto, *kinds: str) -> list[NodeProto]:
     return [node for node in model.graph.node if node.op_type in kinds]
 
 
-def test_stem_transposed_and_last_convolutions_are_left_alone(fp32: ModelProto) -> None:
+def test_stem_depthwise_transposed_and_last_convolutions_are_left_alone(fp32: ModelProto) -> None:
     names = [layer.name for layer in GraphView(fp32).layers()]
-    left = [name for name in names if name not in {layer.name for layer in quantisable(fp32)}]
+    chosen = {layer.name for layer in quantisable(fp32)}
+    depthwise = {name for name in names if name.endswith("_depthwise_conv")}
+    assert len(depthwise) == (19 if "teacher.encoder._conv_stem" in names else 0)
+    assert {layer.name for layer in GraphView(fp32).layers() if layer.is_depthwise} == depthwise
+    left = [name for name in names if name not in chosen and name not in depthwise]
+    assert not chosen & depthwise
     if "teacher.encoder._conv_stem" in names:
         heads = ["restorer.student.heads.0", "restorer.student.heads.1", "restorer.student.heads.2"]
         # The heads of strides 16 and 8 and the last of stride 4 feed nothing but the cosine.
@@ -69,6 +61,38 @@ def test_stem_transposed_and_last_convolutions_are_left_alone(fp32: ModelProto) 
         stages = [f"restorer.student.layer{stage}.0" for stage in (1, 2, 3)]
         transposed = [f"{stage}.{part}" for stage in stages for part in ("conv1", "upsample.0")]
         assert sorted(left) == sorted(["teacher.encoder.conv1", *transposed, "restorer.student.layer3.1.conv2"])
+
+
+def test_transposed_ones_only_if_asked_for(fp32: ModelProto) -> None:
+    without, with_them = quantisable(fp32), quantisable(fp32, with_transposed=True)
+    assert [layer for layer in with_them if not layer.is_transposed] == without
+    assert {x.name for x in with_them} - {x.name for x in without} == {
+        layer.name for layer in GraphView(fp32).layers() if layer.is_transposed
+    }
+
+
+def test_a_transposed_layer_has_its_scales_by_output_channel(resnet: ModelProto) -> None:
+    """Weights are (C_in, C_out, kh, kw) there: scales by the first axis would build, and be wrong."""
+    layer = next(x for x in GraphView(resnet).layers() if x.name == "restorer.student.layer2.0.conv1")
+    view = GraphView(quantised(resnet, [layer], {layer.input: 1.0}).model)
+    node = view.nodes[view.nodes[layer.output].input[1]]
+    exact = GraphView(resnet).weight(layer.weight)
+    stored, scale = (numpy_helper.to_array(view.initialisers[name]) for name in node.input[:2])
+    assert exact.shape == (256, 128, 2, 2) and scale.shape == (128,)
+    assert helper.get_node_attr_value(node, "axis") == 1
+    assert (np.abs(stored).max(axis=(0, 2, 3)) == 127).all()
+    assert (np.abs(stored * scale[:, None, None] - exact) <= 0.5 * scale[:, None, None] * (1 + 1e-5)).all()
+
+
+def test_a_transposed_layer_is_the_product_of_rounded_values(frames_u8: NDArray[np.uint8]) -> None:
+    weight = np.random.default_rng(1).normal(size=(3, 4, 1, 1)).astype(np.float32)
+    weight[:, 2] *= 100.0  # an output channel that would drown the others if they shared its scale
+    model = one_convolution(weight, "ConvTranspose")
+    answers = run(quantised(model, GraphView(model).layers(), {"nchw": 127.0}).model, frames_u8[:1] // 2)
+    scale = np.abs(weight).max(axis=(0, 2, 3)) / np.float32(127)
+    stored = np.rint(weight[:, :, 0, 0] / scale) * scale
+    expected = np.einsum("nhwi,io->nohw", (frames_u8[:1] // 2).astype(np.float32), stored).max(axis=1, keepdims=True)
+    assert np.allclose(answers.maps[:, None], expected, rtol=1e-5)
 
 
 def test_all_scales_are_positive_and_all_zero_points_zero(int8: Quantised) -> None:
@@ -139,7 +163,7 @@ def test_nothing_but_an_activation_stands_between_two_int8_convolutions(
     for layer in quantisable(fp32):
         for reader in view.readers[layer.output]:
             assert reader.op_type in ("Clip", "Relu", "Add", "QuantizeLinear", "Cast")
-            if reader.op_type in ("Clip", "Relu"):
+            if reader.op_type in ("Clip", "Relu"):  # a Cast: to a layer in FP16, such as a depthwise one
                 after = {r.op_type for r in view.readers[reader.output[0]]}
                 assert "QuantizeLinear" in after or after <= {"Cast", "Mul", "Concat", "Resize"}
 
@@ -184,12 +208,12 @@ def test_a_range_that_is_no_range_is_refused(limit: float) -> None:
         quantised(model, GraphView(model).layers(), {"nchw": limit})
 
 
-def one_convolution(weight: NDArray[np.float32]) -> ModelProto:
+def one_convolution(weight: NDArray[np.float32], kind: str = "Conv") -> ModelProto:
     """Frame (1, 64, 64, 3) -> 1x1 convolution -> highest channel as the map -> its maximum as the score."""
     nodes = [
         helper.make_node("Cast", ["frame"], ["f"], to=TensorProto.FLOAT),
         helper.make_node("Transpose", ["f"], ["nchw"], perm=[0, 3, 1, 2]),
-        helper.make_node("Conv", ["nchw", "w.weight"], ["features"]),
+        helper.make_node(kind, ["nchw", "w.weight"], ["features"]),
         helper.make_node("ReduceMax", ["features"], ["anomaly_map"], axes=[1], keepdims=1),
         helper.make_node("ReduceMax", ["anomaly_map"], ["score"], axes=[1, 2, 3], keepdims=0),
     ]

@@ -47,16 +47,33 @@ def test_a_full_disk_leaves_the_old_file(
     tmp_path: Path, disk_of: Callable[[int], AbstractContextManager[None]]
 ) -> None:
     write_bytes(tmp_path / "a", b"old")
-    with disk_of(100), pytest.raises(OSError, match="too large"):
+    with disk_of(100), pytest.raises(OSError, match="too large") as caught:
         write_bytes(tmp_path / "a", b"new" * 100)
+    assert caught.value.filename == str(tmp_path / "a")
     assert (tmp_path / "a").read_bytes() == b"old"
     assert names(tmp_path) == ["a"]
 
 
+def test_a_full_disk_leaves_no_folder_and_is_named_by_it(
+    tmp_path: Path, disk_of: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    with disk_of(100), pytest.raises(OSError, match="too large") as caught, new_folder(tmp_path / "out") as folder:
+        (folder / "a").write_bytes(b"new" * 100)
+    assert caught.value.filename == str(tmp_path / "out")
+    assert names(tmp_path) == []
+
+
+def test_errors_of_other_files_keep_their_names(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught, new_folder(tmp_path / "out"):
+        (tmp_path / "elsewhere").read_bytes()
+    assert caught.value.filename == str(tmp_path / "elsewhere")
+
+
 def test_a_file_cannot_replace_a_folder(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
-    with pytest.raises(OSError, match="directory"):
+    with pytest.raises(OSError, match="directory") as caught:
         write_bytes(tmp_path / "a", b"new")
+    assert (caught.value.filename, caught.value.filename2) == (str(tmp_path / "a"), None)
     assert names(tmp_path) == ["a"]
 
 

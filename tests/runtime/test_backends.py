@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 from onnx import TensorProto, helper, numpy_helper
 
-from rdedge.backends import Backend, open_backend
+from rdedge.backends import Backend, PipelinedBackend, open_backend
 from rdedge.backends.ort import OnnxRuntimeBackend
 from rdedge.bundle import open_bundle
 from rdedge.contract import GraphSpec
@@ -66,6 +66,25 @@ def test_a_closed_backend_says_so_and_closes_again(backend: Backend) -> None:
     backend.close()
     with pytest.raises(BackendError, match="the backend is closed; open the bundle again"):
         backend.infer(FRAME)
+
+
+def test_the_fake_backend_takes_two_frames_in_order(bundle: Path) -> None:
+    backend = open_backend(open_bundle(bundle), backend="fake", frames_in_flight=2)
+    assert isinstance(backend, PipelinedBackend) and backend.frames_in_flight == 2
+    with pytest.raises(BackendError, match="no frame is under way; start one first"):
+        backend.finish()
+    backend.start(FRAME)
+    backend.start(np.zeros_like(FRAME))
+    with pytest.raises(BackendError, match="2 frames are under way already; finish one first"):
+        backend.start(FRAME)
+    assert backend.under_way == 2
+    assert [float(backend.finish().score[0]) for _ in range(2)] == [float(backend.infer(FRAME).score[0]), 1.0]
+
+
+@pytest.mark.parametrize(("name", "count"), [("onnxruntime", 2), ("fake", 3), ("fake", 0)])
+def test_more_frames_in_flight_than_a_backend_takes_at_once_are_refused(bundle: Path, name: str, count: int) -> None:
+    with pytest.raises(UsageError, match=f"{count} frames in flight on {name}; use 1, or 2 with an engine of TensorRT"):
+        open_backend(open_bundle(bundle), backend=name, frames_in_flight=count)  # type: ignore[arg-type]
 
 
 def test_an_unknown_backend_is_refused(bundle: Path) -> None:

@@ -40,7 +40,9 @@ def owner_of(contract: dict[str, Any], place: tuple[str, ...]) -> dict[str, Any]
 
 def measured(**changes: Any) -> Gate:
     """What a good INT8 graph measures."""
-    quantisation = QuantisationSpec(method="entropy", images=128, images_sha256="d" * 64, source="training images")
+    quantisation = QuantisationSpec(
+        method="entropy", images=128, images_sha256="d" * 64, source="training images", fine_tuning=None
+    )
     gate = Gate(
         good_frames=48,
         labelled_frames=30,
@@ -112,7 +114,7 @@ def test_every_field_has_one_type(contract: dict[str, Any]) -> None:
 @pytest.mark.parametrize("version", [0, 1, "2", 1.5, None, {"major": 1}])
 def test_another_schema_version_is_named(contract: dict[str, Any], version: object) -> None:
     message = refusal(json.dumps(contract | {"schema_version": version}).encode())
-    assert f"schema version {json.dumps(version)}, this rdedge reads 2" in message
+    assert f"schema version {json.dumps(version)}, this rdedge reads 3" in message
 
 
 @pytest.mark.parametrize(

@@ -28,8 +28,9 @@ def write(root: Path, name: str, text: str) -> None:
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU with pycuda and TensorRT, and no TensorRT-RTX."""
-    device = SimpleNamespace(name="Orin", compute_capability="8.7", shares_memory=True)
+    device = SimpleNamespace(name="Orin", compute_capability="8.7", shares_memory=True, error=RuntimeError)
     monkeypatch.setattr(doctor_verb, "CudaDevice", lambda: device)
+    monkeypatch.setattr(doctor_verb, "_replay_a_copy", lambda device: None)  # for real: tests/engines/standin
     monkeypatch.setattr(doctor_verb, "load_pycuda", lambda: SimpleNamespace(get_driver_version=lambda: 12060))
     monkeypatch.setitem(sys.modules, "pycuda", SimpleNamespace(VERSION_TEXT="2024.1.2"))
     monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__="10.3.0"))

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from rdedge.backends import Prediction
 from rdedge.backends.fake import FakeBackend
 from rdedge.bundle import open_bundle
 from rdedge.contract import GraphSpec
 from rdedge.errors import BackendError, BundleError, ImageError, UsageError
 from rdedge.frames import Frame
 from rdedge.inspector import Inspector
+from rdedge.stream import Stream
 
 Draw = Callable[..., NDArray[np.uint8]]
+WAIT_S = 10.0
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "fake"])
@@ -84,3 +88,124 @@ def test_a_broken_bundle_is_not_opened(bundle: Path) -> None:
     (bundle / "model.onnx").write_bytes(b"x")
     with pytest.raises(BundleError, match="altered or incomplete"):
         Inspector.open(bundle)
+
+
+class Parts:
+    """A source of these pictures."""
+
+    name = "parts"
+    skipped = ()
+
+    def __init__(self, pictures: Iterable[NDArray[np.uint8]]):
+        self._pictures = pictures
+
+    def __iter__(self) -> Iterator[Frame]:
+        for index, picture in enumerate(self._pictures):
+            yield Frame(image_bgr_u8=picture, index=index, captured_at_s=0.0, source=f"{index}.png")
+
+    def close(self) -> None:
+        pass
+
+
+class Watched(FakeBackend):
+    """Counts the frames under way, and fails on the answers asked for."""
+
+    def __init__(self, graph: GraphSpec, *fails_on: int):
+        super().__init__(graph, frames_in_flight=2)
+        self.most_under_way = 0
+        self._fails_on, self._finished = fails_on, 0
+
+    def start(self, frame_u8: NDArray[np.uint8]) -> None:
+        super().start(frame_u8)
+        self.most_under_way = max(self.most_under_way, self.under_way)
+
+    def finish(self) -> Prediction:
+        answer = super().finish()
+        self._finished += 1
+        if self._finished - 1 in self._fails_on:
+            raise BackendError(f"frame {self._finished - 1} failed", remedy="-")
+        return answer
+
+
+def all_here(pictures: list[NDArray[np.uint8]]) -> Stream:
+    return Stream(Parts(pictures), queue_size=len(pictures) + 1)
+
+
+def flat(level: int) -> NDArray[np.uint8]:
+    return np.full((48, 64, 3), level, np.uint8)
+
+
+def test_two_in_flight_give_the_verdicts_of_one(bundle: Path, graph: GraphSpec) -> None:
+    backend = Watched(graph)
+    pictures = [flat(level) for level in range(250)]
+    with Inspector(open_bundle(bundle), backend, "fp32") as inspector, Inspector.open(bundle, backend="fake") as alone:
+        inspections = list(inspector.inspect_stream(all_here(pictures)))
+        expected = [alone.inspect(picture).score for picture in pictures]
+    assert [inspection.verdict.score for inspection in inspections] == expected
+    assert [inspection.frame.index for inspection in inspections] == list(range(250))
+    assert backend.most_under_way == 2 and backend.under_way == 0
+    assert all(inspection.times.infer_ms > 0 for inspection in inspections)
+
+
+@pytest.mark.parametrize("in_flight", [1, 2])
+def test_a_lone_part_does_not_wait_for_the_next(bundle: Path, in_flight: int) -> None:
+    judged = threading.Semaphore(0)
+
+    def trigger() -> Iterator[NDArray[np.uint8]]:
+        for level in (10, 20, 30):
+            yield flat(level)
+            assert judged.acquire(timeout=WAIT_S), "the verdict waits for a part that has not come"
+
+    scores = []
+    with Inspector.open(bundle, backend="fake", frames_in_flight=in_flight) as inspector:
+        for inspection in inspector.inspect_stream(Stream(Parts(trigger()))):
+            scores.append(inspection.verdict.score)
+            judged.release()
+    assert scores == [pytest.approx(1 - level / 255) for level in (10, 20, 30)]
+
+
+def test_a_bad_picture_is_told_after_the_verdicts_before_it(write_bundle: Callable[..., Path]) -> None:
+    pictures = [flat(10), flat(20), flat(30)[:20], flat(40)]
+    got: list[int] = []
+    with (
+        Inspector.open(write_bundle(roi_xywh=(0, 0, 64, 48)), backend="fake", frames_in_flight=2) as inspector,
+        pytest.raises(ImageError, match=r"2\.png: .*the region of interest"),
+    ):
+        for inspection in inspector.inspect_stream(all_here(pictures)):
+            got.append(inspection.frame.index)
+    assert got == [0, 1]
+
+
+def test_a_failed_frame_neither_loses_nor_mislabels_the_next(bundle: Path, graph: GraphSpec) -> None:
+    backend = Watched(graph, 1)
+    pictures = [flat(level) for level in (10, 20, 30)]
+    seen: list[tuple[str, float]] = []
+    with Inspector(open_bundle(bundle), backend, "fp32") as inspector:
+        stream = all_here(pictures)
+        with pytest.raises(BackendError, match="frame 1 failed"):
+            for inspection in inspector.inspect_stream(stream):
+                seen.append((inspection.frame.source, inspection.verdict.score))
+        stream.close()
+        for inspection in inspector.inspect_stream(all_here([flat(50)])):
+            seen.append((inspection.frame.source, inspection.verdict.score))
+    levels = {"0.png": (10, 50), "2.png": (30,)}
+    assert [source for source, _ in seen] in (["0.png", "2.png", "0.png"], ["0.png", "0.png"])
+    assert all(any(score == pytest.approx(1 - level / 255) for level in levels[source]) for source, score in seen)
+
+
+def test_a_call_out_of_turn_leaves_each_frame_its_answer(bundle: Path, graph: GraphSpec) -> None:
+    backend = Watched(graph)
+    real = backend.finish
+    calls = iter([BackendError("another thread", remedy="-"), None, None])
+
+    def finish() -> Prediction:
+        if (error := next(calls)) is not None:
+            raise error
+        return real()
+
+    backend.finish = finish  # type: ignore[method-assign]
+    with Inspector(open_bundle(bundle), backend, "fp32") as inspector:
+        with pytest.raises(BackendError, match="another thread"):
+            list(inspector.inspect_stream(all_here([flat(10)])))
+        (first, second) = inspector.inspect_stream(all_here([flat(50)]))
+    assert [first.verdict.score, second.verdict.score] == [pytest.approx(1 - level / 255) for level in (10, 50)]

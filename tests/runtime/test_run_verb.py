@@ -52,8 +52,11 @@ def start(*arguments: object, **options: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)  # type: ignore[call-overload]
 
 
-def test_a_folder_gives_a_line_a_part_and_a_summary(bundle: Path, parts: Path, run: Callable[..., list[str]]) -> None:
-    assert run(bundle, parts) == [
+@pytest.mark.parametrize("options", [[], ["--backend", "fake", "--in-flight", "2"]], ids=["", "two in flight"])
+def test_a_folder_gives_a_line_a_part_and_a_summary(
+    bundle: Path, parts: Path, run: Callable[..., list[str]], options: list[str]
+) -> None:
+    assert run(bundle, parts, *options) == [
         "  part  name                              verdict      score  largest region x,y wxh        ms",
         "     0  a.png                             good           0.2 T",
         "     1  scratch/b.png                     REJECT         0.8  16,24 8x8 T",
@@ -218,6 +221,8 @@ def hostile(
         "region too large": [write_bundle("roi", roi_xywh=(0, 0, 640, 480)), "--source", parts],
         "threshold": [bundle, "--source", parts, "--threshold", "nan"],
         "precision": [bundle, "--source", parts, "--precision", "int8"],
+        "two at once": [bundle, "--source", parts, "--in-flight", "2"],
+        "two of the newest": [bundle, "--source", parts, "--in-flight", "2", "--backend", "fake", "--policy", "latest"],
     }
 
 
@@ -237,6 +242,8 @@ SAYS = {
     "broken video": "broken.avi: not a video that this OpenCV opens",
     "region too large": "a.png: the picture is 64x48, the region of interest 640x480 at (0, 0) leaves it",
     "threshold": "threshold nan would pass every part or none",
+    "two at once": "2 frames in flight on onnxruntime; use 1, or 2 with an engine of TensorRT",
+    "two of the newest": "--in-flight 2 would let the newest frame wait behind another; use --policy every",
     "precision": "has no int8 graph (it has: fp32); use one of these, or export with --precision int8",
 }
 
@@ -249,9 +256,12 @@ def test_what_fails_at_once_is_one_line_and_writes_nothing(
     assert not (tmp_path / "out").exists()
 
 
-def test_what_fails_later_keeps_what_was_judged(bundle: Path, parts: Path, tmp_path: Path, refused: Refused) -> None:
+@pytest.mark.parametrize("options", [[], ["--backend", "fake", "--in-flight", "2"]], ids=["", "two in flight"])
+def test_what_fails_later_keeps_what_was_judged(
+    bundle: Path, parts: Path, tmp_path: Path, refused: Refused, options: list[str]
+) -> None:
     (parts / "b.png").write_bytes(b"")
-    says = refused("run", bundle, "--source", parts, "--out", tmp_path / "out", prints=True)
+    says = refused("run", bundle, "--source", parts, "--out", tmp_path / "out", *options, prints=True)
     assert "b.png: is empty (0 bytes); copy it again or leave it out (--skip-bad goes on without it)" in says
     assert len((tmp_path / "out" / "verdicts.jsonl").read_text().splitlines()) == 1
 

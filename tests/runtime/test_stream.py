@@ -87,6 +87,21 @@ def test_every_frame_comes_in_order(queue_size: int) -> None:
     assert source.closed == 1
 
 
+def test_it_says_whether_the_next_frame_is_here() -> None:
+    stream = Stream(Blocking())
+    assert not stream.has_frame
+    frames = iter(stream)
+    next(frames)
+    assert not stream.has_frame, "the camera has not been triggered again"
+    stream.close()
+    stream = Stream(Counting(2))
+    frames = iter(stream)
+    next(frames)
+    wait_until(lambda: stream.has_frame)
+    stream.close()
+    assert not stream.has_frame and list(frames) == []
+
+
 @pytest.mark.parametrize("policy", ["every", "latest"])
 def test_no_frames_are_no_error(policy: Policy) -> None:
     assert list(Stream(Counting(0), policy=policy)) == []

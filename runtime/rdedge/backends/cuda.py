@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from rdedge.contract import TensorSpec
 from rdedge.errors import BackendError, MissingExtraError
 
+_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING, which pycuda does not name
+
 
 def load_pycuda() -> Any:
     """pycuda.driver. Raises MissingExtraError where it or the NVIDIA driver's library is absent."""
@@ -73,8 +75,8 @@ class CudaDevice:
             self._context.pop()
 
     def stream(self) -> Any:
-        """A new stream; its ``handle`` is what TensorRT wants."""
-        return self._cuda.Stream()
+        """A new stream, which no other stream waits for; its ``handle`` is what TensorRT wants."""
+        return self._cuda.Stream(_NON_BLOCKING)
 
     def event(self) -> Any:
         """A new event that takes times."""

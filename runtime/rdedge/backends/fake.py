@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,8 +18,10 @@ class FakeBackend:
     name = "fake"
     thresholds = None
 
-    def __init__(self, graph: GraphSpec):
+    def __init__(self, graph: GraphSpec, *, frames_in_flight: int = 1):
+        self.frames_in_flight = frames_in_flight
         self._graph = graph
+        self._answers: deque[Prediction] = deque()
         self._closed = False
 
     def infer(self, frame_u8: NDArray[np.uint8]) -> Prediction:
@@ -28,6 +32,23 @@ class FakeBackend:
         brightness = frame_u8.mean(axis=3, dtype=np.float32) / np.float32(255.0)
         anomaly_map = (np.float32(1.0) - brightness)[:, np.newaxis]
         return Prediction(anomaly_map=anomaly_map, score=anomaly_map.max(axis=(1, 2, 3)))
+
+    @property
+    def under_way(self) -> int:
+        """See PipelinedBackend.under_way."""
+        return len(self._answers)
+
+    def start(self, frame_u8: NDArray[np.uint8]) -> None:
+        """See PipelinedBackend.start."""
+        if self.under_way == self.frames_in_flight:
+            raise BackendError(f"{self.frames_in_flight} frames are under way already", remedy="finish one first")
+        self._answers.append(self.infer(frame_u8))
+
+    def finish(self) -> Prediction:
+        """See PipelinedBackend.finish."""
+        if not self._answers:
+            raise BackendError("no frame is under way", remedy="start one first")
+        return self._answers.popleft()
 
     def close(self) -> None:
         """See Backend.close."""

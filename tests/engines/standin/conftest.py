@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_kernels import driver, refuse, report
 
 from rdedge.backends import Backend, open_backend
 from rdedge.bundle import open_bundle
@@ -20,26 +19,47 @@ from rdedge.engines import EngineRecord
 from rdedge_export.engine_build import build_engine
 
 sys.path.append(str(Path(os.environ["RDEDGE_STANDIN"]) / "site"))
-DRIVER = ctypes.CDLL("libcuda.so.1")
-DRIVER.nullcuda_report.restype = ctypes.c_char_p
-DRIVER.nullcuda_errors.restype = ctypes.c_ulong
 
 
-def driver_report() -> dict[str, Any]:
-    report: dict[str, Any] = json.loads(DRIVER.nullcuda_report())
-    return report
+@pytest.fixture(scope="session", autouse=True)
+def collecting_is_fast() -> None:
+    """Every test collects garbage; what the imports have made is none and need not be looked at each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
     """Faults of the driver's use are counted by test, so that the one that made them fails."""
-    before = DRIVER.nullcuda_errors(None)
+    before = driver().nullcuda_errors(None)
     yield
     gc.collect()
-    report = driver_report()
-    assert report["error_list"][before:] == []
-    assert {kind: facts["live"] for kind, facts in report["memory"].items() if facts["live"]} == {}
-    assert {kind: live for kind, live in report["objects_live"].items() if live and kind != "context"} == {}
+    found = report()
+    assert found["error_list"][before:] == []
+    assert {kind: facts["live"] for kind, facts in found["memory"].items() if facts["live"]} == {}
+    assert {kind: live for kind, live in found["objects_live"].items() if live and kind != "context"} == {}
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_refused() -> Iterator[None]:
+    """What a test lets fail does not fail the next."""
+    yield
+    refuse("")
+
+
+@pytest.fixture(params=["lazy", "eager"])
+def pace(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The driver works as late as it may, or at once."""
+    driver().nullcuda_lazy(request.param == "lazy")
+    yield
+    driver().nullcuda_lazy(1)
+
+
+@pytest.fixture(params=["discrete", "integrated"])
+def memory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU with memory of its own, or one that shares the CPU's."""
+    if request.param == "integrated":
+        monkeypatch.setenv("NULLCUDA_INTEGRATED", "1")
 
 
 @pytest.fixture(autouse=True)
@@ -63,6 +83,14 @@ def fakes_are_gone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
         assert module.fake.misuse == [] and module.fake.live == 0
 
 
+@pytest.fixture
+def built(install_tensorrt: Any, build: Any) -> Any:
+    """TensorRT 10.3 with an FP32 engine in the test's bundle."""
+    module = install_tensorrt("10.3.0")
+    build()
+    return module.fake
+
+
 Build = Callable[..., EngineRecord]
 
 
@@ -83,8 +111,11 @@ def open_built(engine_bundle: Path) -> Iterator[Callable[..., Backend]]:
     """Opens what was built; closes it at the end."""
     opened: list[Backend] = []
 
-    def make(precision: Precision = "fp32", flavour: str = "tensorrt") -> Backend:
-        opened.append(open_backend(open_bundle(engine_bundle), backend=flavour, precision=precision))  # type: ignore
+    def make(precision: Precision = "fp32", flavour: str = "tensorrt", frames_in_flight: int = 1) -> Backend:
+        bundle = open_bundle(engine_bundle)
+        opened.append(
+            open_backend(bundle, backend=flavour, precision=precision, frames_in_flight=frames_in_flight)  # type: ignore
+        )
         return opened[-1]
 
     yield make

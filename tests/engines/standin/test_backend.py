@@ -9,31 +9,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fake_kernels import report
+from frame_streams import assert_same_stream, frames
 from msgspec.structs import replace
 
 from rdedge import Inspector
-from rdedge.backends import Backend, open_backend
+from rdedge.backends import open_backend
 from rdedge.backends.cuda import _primary_context
 from rdedge.backends.trt import TensorRtBackend
 from rdedge.bundle import open_bundle
 from rdedge.contract import GraphSpec
 from rdedge.errors import BackendError
+from rdedge.frames import Frame
+from rdedge.stream import Stream
 
 FLAVOUR = {True: "tensorrt-rtx", False: "tensorrt"}
-
-
-def frames(count: int, seed: int = 1) -> Iterator[np.ndarray]:
-    source = np.random.default_rng(seed)
-    for _ in range(count):
-        yield source.integers(0, 256, (1, 32, 48, 3), dtype=np.uint8)
-
-
-def assert_same_stream(backend: Backend, reference: Backend, count: int, seed: int = 1) -> None:
-    for frame in frames(count, seed):
-        got, expected = backend.infer(frame), reference.infer(frame)
-        assert got.anomaly_map.dtype == got.score.dtype == np.float32
-        assert got.anomaly_map.tobytes() == expected.anomaly_map.tobytes()
-        assert got.score.tobytes() == expected.score.tobytes()
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
@@ -49,41 +39,54 @@ def test_a_stream_equals_onnx_runtimes_on_every_version(
     assert backend.device_ms > 0
 
 
-@pytest.mark.parametrize("shares_memory", [False, True], ids=["discrete", "integrated"])
+@pytest.mark.parametrize("in_flight", [1, 2])
 def test_500_verdicts_equal_onnx_runtimes(
-    shares_memory: bool, install_tensorrt: Any, engine_bundle: Path, build: Any, monkeypatch: pytest.MonkeyPatch
+    in_flight: int, memory: None, pace: None, install_tensorrt: Any, engine_bundle: Path, build: Any
 ) -> None:
-    compare_verdicts(500, shares_memory, install_tensorrt, engine_bundle, build, monkeypatch)
+    compare_verdicts(500, in_flight, install_tensorrt, engine_bundle, build)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shares_memory", [False, True], ids=["discrete", "integrated"])
+@pytest.mark.parametrize("in_flight", [1, 2])
 def test_10000_verdicts_equal_onnx_runtimes(
-    shares_memory: bool, install_tensorrt: Any, engine_bundle: Path, build: Any, monkeypatch: pytest.MonkeyPatch
+    in_flight: int, memory: None, install_tensorrt: Any, engine_bundle: Path, build: Any
 ) -> None:
-    compare_verdicts(10_000, shares_memory, install_tensorrt, engine_bundle, build, monkeypatch)
+    compare_verdicts(10_000, in_flight, install_tensorrt, engine_bundle, build)
 
 
-def compare_verdicts(
-    count: int, shares_memory: bool, install: Any, bundle: Path, build: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if shares_memory:
-        monkeypatch.setenv("NULLCUDA_INTEGRATED", "1")
+class Pictures:
+    """A source of good and bad parts; one of them over and over would not show a frame that was mixed up."""
+
+    name = "pictures"
+    skipped = ()
+
+    def __init__(self, count: int):
+        self._count = count
+
+    def __iter__(self) -> Iterator[Frame]:
+        for index, frame in enumerate(frames(self._count)):
+            picture = frame[0] // 16 + 235 if index % 3 else frame[0]
+            yield Frame(image_bgr_u8=picture, index=index, captured_at_s=0.0, source=str(index))
+
+    def close(self) -> None:
+        pass
+
+
+def compare_verdicts(count: int, in_flight: int, install: Any, bundle: Path, build: Any) -> None:
     install("10.3.0")
     record = build("fp16")
     limit = record.image_threshold.value
+    launched = report()["graph_launches"]
     verdicts = []
     with (
-        Inspector.open(bundle, backend="tensorrt", precision="fp16") as inspector,
+        Inspector.open(bundle, backend="tensorrt", precision="fp16", frames_in_flight=in_flight) as inspector,
         Inspector.open(bundle, precision="fp16", threshold=limit) as reference,
     ):
         assert inspector.threshold == limit, "the engine's own, not the contract's"
         reference._pixel_threshold = record.pixel_threshold.value
-        for frame in frames(count):
-            picture = frame[0]
-            if len(verdicts) % 3:  # good parts too
-                picture = picture // 16 + 235
-            got, expected = inspector.inspect(picture), reference.inspect(picture)
+        for inspection in inspector.inspect_stream(Stream(Pictures(count))):
+            assert inspection.frame.index == len(verdicts)
+            got, expected = inspection.verdict, reference.inspect(inspection.frame.image_bgr_u8)
             assert (got.score, got.is_anomalous, got.regions) == (
                 expected.score,
                 expected.is_anomalous,
@@ -91,15 +94,8 @@ def compare_verdicts(
             )
             assert got.anomaly_map.tobytes() == expected.anomaly_map.tobytes()
             verdicts.append(got.is_anomalous)
-    assert set(verdicts) == {True, False}
-
-
-@pytest.fixture
-def built(install_tensorrt: Any, build: Any) -> Any:
-    """TensorRT 10.3 with an FP32 engine in the test's bundle."""
-    module = install_tensorrt("10.3.0")
-    build()
-    return module.fake
+    assert len(verdicts) == count and set(verdicts) == {True, False}
+    assert report()["graph_launches"] - launched == count + in_flight, "and one each while opening"
 
 
 def test_engines_live_side_by_side_and_close_in_any_order(
@@ -148,10 +144,20 @@ def test_another_frame_is_refused(built: Any, open_built: Any) -> None:
         open_built().infer(np.zeros((1, 48, 32, 3), np.uint8))
 
 
-def test_a_frame_that_fails_raises_and_the_next_one_is_right(built: Any, open_built: Any, engine_bundle: Path) -> None:
+@pytest.mark.parametrize(
+    ("recorded", "message"),
+    [
+        (True, "inference failed: cuStreamSynchronize failed: .*; open the bundle again; see `rdedge doctor`"),
+        (False, "inference failed: CUDA error in kernel; build it here with `rdedge engine"),
+    ],
+)
+def test_a_frame_that_fails_raises_and_the_next_one_is_right(
+    recorded: bool, message: str, built: Any, open_built: Any, engine_bundle: Path
+) -> None:
+    built.fails_in_capture = not recorded
     backend = open_built()
     built.fails_on_frame = True
-    with pytest.raises(BackendError, match="inference failed: CUDA error in kernel; build it here with `rdedge engine"):
+    with pytest.raises(BackendError, match=message):
         backend.infer(next(frames(1)))
     built.fails_on_frame = False
     assert_same_stream(backend, open_backend(open_bundle(engine_bundle)), 3, seed=2)
@@ -209,6 +215,7 @@ def test_a_driver_error_on_a_frame_is_a_backend_error(
 ) -> None:
     import pycuda.driver as cuda
 
+    built.fails_in_capture = True
     backend = open_built()
 
     def fail(*_: Any) -> None:

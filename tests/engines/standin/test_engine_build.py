@@ -203,7 +203,10 @@ def test_a_full_disk_leaves_nothing_half_written(
         code = main(["engine", str(engine_bundle)])
     finally:
         setrlimit(RLIMIT_FSIZE, (soft, hard))
-    assert code == 2 and "check the path, its permissions and the disk's space" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    suffix = "json" if place == "in the record" else "engine"
+    assert code == 2 and "File too large; check the path, its permissions and the disk's space" in err
+    assert f"error: {engine_bundle}/engines/fp32-tensorrt-10.3.0-sm86-" in err and f".{suffix}: File" in err
     assert files_of(engine_bundle) == set()
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from rdedge.backends.trt import TensorRtBackend
 from rdedge.bundle import open_bundle
 from rdedge.cli import main
 from rdedge_export import selftest_verb
@@ -20,16 +21,17 @@ def test_a_device_that_works_passes(
     monkeypatch.setattr(selftest_verb, "_MAX_SLOWDOWN", float("inf"))  # this machine is shared
     assert main(["selftest", str(engine_bundle), "--seconds", "0.05"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split("  ")[:2] for line in lines[:8]] == [
+    assert [line.split("  ")[:2] for line in lines[:11]] == [
         ["pass", name]
         for name in (
             "GPU",
             "tensorrt",
-            *(f"{p} {part}" for p in ("fp32", "fp16", "int8") for part in ("engine", "pace")),
+            *(f"{p} {part}" for p in ("fp32", "fp16", "int8") for part in ("engine", "pace", "in flight")),
         )
     ]
     assert "built, within 0.00% of ONNX Runtime on 6 good parts" in lines[2]
-    assert "ms, p99" in lines[3] and lines[-1] == "8 passed, 0 failed"
+    assert "ms, p99" in lines[3] and lines[3].endswith("CUDA graph replayed")
+    assert lines[4].endswith("a second, within 0.00% of one at a time") and lines[-1] == "11 passed, 0 failed"
 
 
 def test_an_engine_that_answers_otherwise_fails(
@@ -40,6 +42,29 @@ def test_an_engine_that_answers_otherwise_fails(
     out = capsys.readouterr().out
     assert out.count("FAIL") == 3 and "differs from ONNX Runtime" in out and "pace" not in out
     assert out.endswith("2 passed, 3 failed\n")
+
+
+def test_an_engine_that_cannot_be_recorded_passes_and_says_so(
+    install_tensorrt: Any, engine_bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_tensorrt("10.3.0").fake.fails_in_capture = True
+    monkeypatch.setattr(selftest_verb, "_MAX_SLOWDOWN", float("inf"))
+    assert main(["selftest", str(engine_bundle), "--seconds", "0.05"]) == 0
+    assert capsys.readouterr().out.count("; no CUDA graph (inference failed: CUDA error in kernel)") == 3
+
+
+def test_frames_that_disturb_each_other_fail(
+    install_tensorrt: Any, engine_bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_tensorrt("10.3.0")
+    monkeypatch.setattr(selftest_verb, "_MAX_SLOWDOWN", float("inf"))
+    real = TensorRtBackend.start
+    monkeypatch.setattr(TensorRtBackend, "start", lambda self, frame: real(self, frame // (1 + len(self._under_way))))
+    assert main(["selftest", str(engine_bundle), "--seconds", "0.05"]) == 2
+    out = capsys.readouterr().out
+    assert out.count("of one at a time; run lines with --in-flight 1 here") == 3 and out.endswith(
+        "8 passed, 3 failed\n"
+    )
 
 
 def test_a_device_that_slows_down_fails(engine_bundle: Path, install_tensorrt: Any, monkeypatch: Any) -> None:

@@ -1,0 +1,60 @@
+"""Batch norms folded into the convolutions before them: the detector as its graph has it, parameter for parameter."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from rdedge_train.model import Detector
+
+_Convolution = nn.Conv2d | nn.ConvTranspose2d
+
+
+@torch.no_grad()
+def folded(detector: Detector, frame: Tensor) -> Detector:
+    """A copy in evaluation mode on the CPU that answers the same up to rounding, without batch norms.
+
+    Every convolution has a bias then. ``frame``: uint8 (1, H, W, 3), any, to see what follows what.
+    """
+    plain = copy.deepcopy(detector).cpu().eval()
+    for name, (convolution, norm) in _pairs(plain, frame).items():
+        assert norm.running_mean is not None and norm.running_var is not None
+        factor = norm.weight / (norm.running_var + norm.eps).sqrt()
+        axis = 1 if isinstance(convolution, nn.ConvTranspose2d) else 0
+        shape = [1, 1, 1, 1]
+        shape[axis] = -1
+        bias = torch.zeros_like(factor) if convolution.bias is None else convolution.bias
+        convolution.weight.mul_(factor.view(shape))
+        convolution.bias = nn.Parameter((bias - norm.running_mean) * factor + norm.bias)
+        plain.set_submodule(name, nn.Identity())
+    return plain
+
+
+def _pairs(detector: Detector, frame: Tensor) -> dict[str, tuple[_Convolution, nn.BatchNorm2d]]:
+    """By the batch norm's name: it, and the convolution whose output it reads."""
+    made_by: dict[int, tuple[_Convolution, Tensor]] = {}
+    pairs: dict[str, tuple[_Convolution, nn.BatchNorm2d]] = {}
+    hooks: list[RemovableHandle] = []
+
+    def remember(module: nn.Module, _: object, output: Tensor) -> None:
+        assert isinstance(module, _Convolution)
+        made_by[id(output)] = module, output  # the tensor is kept, so that no other gets its id
+
+    def pair(name: str, norm: nn.BatchNorm2d) -> None:
+        def look(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            pairs[name] = made_by[id(inputs[0])][0], norm
+
+        hooks.append(norm.register_forward_pre_hook(look))
+
+    for name, module in detector.named_modules():
+        if isinstance(module, _Convolution):
+            hooks.append(module.register_forward_hook(remember))
+        elif isinstance(module, nn.BatchNorm2d):
+            pair(name, module)
+    detector(frame)
+    for hook in hooks:
+        hook.remove()
+    return pairs
