@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import get_args
 
 from rdedge.contract import Precision, PrecisionSpec
 from rdedge.errors import UsageError
-from rdedge.threshold import DEFAULT_FALSE_REJECT_RATE
+from rdedge.threshold import DEFAULT_FALSE_REJECT_RATE, METHODS, shortage
 from rdedge_export.bundle_writer import write_bundle
 from rdedge_export.gate import Budget
 from rdedge_train.evaluate_verb import format_table
-from rdedge_train.run_folder import open_run
+from rdedge_train.run_folder import FinishedRun, open_run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
     parser.add_argument("run", type=Path, help="folder made by `rdedge train`")
+    add_bundle_arguments(parser)
+
+
+def add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
+    """What decides how a bundle is made of a trained model."""
     parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="folder to make")
     parser.add_argument(
         "--false-reject-rate",
@@ -25,6 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=DEFAULT_FALSE_REJECT_RATE,
         metavar="RATE",
         help="share of good parts the image threshold may reject (default %(default)s)",
+    )
+    parser.add_argument(
+        "--threshold-rule",
+        default="auto",
+        choices=METHODS,
+        help="of the image threshold: a quantile, or peaks over threshold where parts are few (default %(default)s)",
     )
     parser.add_argument(
         "--labelled", type=Path, metavar="DATA", help="labelled parts: measure the graphs, add the report to the bundle"
@@ -48,12 +60,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Export and say how faithful the graph is."""
+    check_bundle_arguments(args)
+    return write_and_say(open_run(args.run), args)
+
+
+def check_bundle_arguments(args: argparse.Namespace) -> None:
+    """What needs no model to be found wrong. Raises UsageError."""
     if not 0.0 < args.false_reject_rate < 1.0:
         raise UsageError(f"--false-reject-rate {args.false_reject_rate}", remedy="give a share between 0 and 1")
+    _precisions(args.precision)
+    Budget.parse(args.budget)
+
+
+def write_and_say(run: FinishedRun, args: argparse.Namespace) -> int:
+    """Make the bundle and tell what it is."""
     exported = write_bundle(
-        open_run(args.run),
+        run,
         args.out,
         false_reject_rate=args.false_reject_rate,
+        threshold_method=args.threshold_rule,
         labelled=args.labelled,
         precisions=_precisions(args.precision),
         calibration=args.calibration,
@@ -70,6 +95,9 @@ def execute(args: argparse.Namespace) -> int:
         f"map within {parity.max_abs_map:.1e} of PyTorch on {parity.frames} frames; "
         f"threshold {spec.image_threshold.value:.4f}"
     )
+    few = shortage(spec.image_threshold)
+    if few is not None:
+        print(f"rdedge: warning: {few}", file=sys.stderr)
     for precision, lower in contract.precisions.items():
         if lower.gate is not None:
             print(_against_fp32(precision, lower, (args.out / lower.file).stat().st_size / 1e6))
