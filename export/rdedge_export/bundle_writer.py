@@ -33,7 +33,7 @@ from rdedge.contract import (
     encode_contract,
     sealed,
 )
-from rdedge.threshold import fit_thresholds
+from rdedge.threshold import Method, fit_thresholds
 from rdedge_export.calibration import read_calibration
 from rdedge_export.gate import DEFAULT_BUDGET, Budget, GateFrames, Gatekeeper
 from rdedge_export.graph import graph_spec, onnx_graph
@@ -72,6 +72,14 @@ class Exported:
 
 
 @dataclass(frozen=True, slots=True)
+class _Rule:
+    """How image thresholds are fitted."""
+
+    rate: float
+    method: Method
+
+
+@dataclass(frozen=True, slots=True)
 class _Written:
     """One precision in the folder, with what was measured through its file."""
 
@@ -86,6 +94,7 @@ def write_bundle(
     out: Path,
     *,
     false_reject_rate: float,
+    threshold_method: Method = "auto",
     labelled: Path | None = None,
     precisions: Sequence[Precision] = ("fp32",),
     calibration: Path | None = None,
@@ -104,11 +113,12 @@ def write_bundle(
         find_parts(labelled)
     images = read_calibration(run, calibration) if "int8" in precisions else None
     tuning_u8 = read_calibration(run, calibration, most=None).frames_u8 if images is not None and int8.qat else None
+    rule = _Rule(false_reject_rate, threshold_method)
     with new_folder(out) as folder:
         fp32 = onnx_graph(run.detector, graph_spec(run.record.config.input.size_hw))
         (folder / GRAPH_FILES["fp32"]).write_bytes(fp32)
         written: dict[Precision, _Written] = {}
-        written["fp32"] = _measured("fp32", None, run, folder, out.name, false_reject_rate, labelled)
+        written["fp32"] = _measured("fp32", None, run, folder, out.name, rule, labelled)
         first = written["fp32"]
         section = ""
         if any(precision != "fp32" for precision in precisions):
@@ -124,9 +134,7 @@ def write_bundle(
                 lowered.append(lowering.int8(images, with_transposed=int8.with_transposed))
             for one in lowered:
                 (folder / GRAPH_FILES[one.precision]).write_bytes(one.model.SerializeToString())
-                written[one.precision] = _measured(
-                    one.precision, one.gate, run, folder, out.name, false_reject_rate, labelled
-                )
+                written[one.precision] = _measured(one.precision, one.gate, run, folder, out.name, rule, labelled)
             is_defective = np.concatenate([np.zeros(len(frames.good_u8), np.bool_), frames.is_defective])
             section = precision_section(keeper.answers.scores, is_defective, lowered)
         _write_report(folder / REPORT_FILE, first, labelled, section)
@@ -149,7 +157,7 @@ def _measured(
     run: FinishedRun,
     folder: Path,
     name: str,
-    rate: float,
+    rule: _Rule,
     labelled: Path | None,
 ) -> _Written:
     """What one graph file in ``folder`` answers: parity, its own thresholds, accuracy where ``labelled`` is given."""
@@ -161,7 +169,7 @@ def _measured(
         parity, answers = compare(run.detector, backend, run.held_out_frames(), tolerance)
         if gate is not None:
             parity = msgspec.structs.replace(parity, tolerance=None)
-        image_threshold, pixel_threshold = fit_thresholds(answers.maps, answers.scores, rate)
+        image_threshold, pixel_threshold = fit_thresholds(answers.maps, answers.scores, rule.rate, rule.method)
         subject = _subject(precision, run, backend, image_threshold, name)
         evaluation, judged = (None, None) if labelled is None else evaluate(subject, labelled)
     finally:
@@ -236,7 +244,9 @@ def _contract(
                 train_sha256=record.train_sha256,
                 held_out_images=len(record.held_out_images),
                 held_out_sha256=record.held_out_sha256,
-                split=f"{config.held_out_share:g} of the good images held out by seed",
+                split=f"{config.held_out_share:g} of the good images held out by seed"
+                if record.train_images
+                else "trained elsewhere; all good images given were held out",
                 seed=config.seed,
             ),
             precisions=precisions,

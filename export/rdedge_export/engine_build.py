@@ -33,7 +33,7 @@ from rdedge.engines import (
     write_engine,
 )
 from rdedge.errors import BackendError, UsageError
-from rdedge.threshold import fit_thresholds
+from rdedge.threshold import fit_thresholds, refit_method
 from rdedge_export.engine import Progress, build_plan
 from rdedge_export.engine_layers import check_precision, dla_layers, layer_precisions
 
@@ -133,8 +133,10 @@ def _build(
         check_precision(key.precision, layers)
         answers, times_ms = _answers(engine, frames_u8)
     check = _compare(key, answers, _answers(reference, frames_u8)[0], times_ms)
-    target_rate = bundle.precision_spec(key.precision).image_threshold.target_rate
-    image_threshold, pixel_threshold = fit_thresholds(answers.maps, answers.scores, target_rate)
+    limit = bundle.precision_spec(key.precision).image_threshold
+    image_threshold, pixel_threshold = fit_thresholds(
+        answers.maps, answers.scores, limit.target_rate, refit_method(limit)
+    )
     record = EngineRecord(
         schema_version=_RECORD_VERSION,
         created_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),

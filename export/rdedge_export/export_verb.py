@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import get_args
 
-from rdedge.bundle import open_bundle
+from rdedge.bundle import Bundle, open_bundle
 from rdedge.contract import Precision, PrecisionSpec
 from rdedge.errors import UsageError
-from rdedge.threshold import DEFAULT_FALSE_REJECT_RATE
+from rdedge.threshold import DEFAULT_FALSE_REJECT_RATE, METHODS, shortage
 from rdedge_export import serving
 from rdedge_export.bundle_writer import DEFAULT_INT8, Int8Options, write_bundle
 from rdedge_export.gate import Budget
 from rdedge_train.evaluate_verb import format_table
-from rdedge_train.run_folder import open_run
+from rdedge_train.run_folder import FinishedRun, open_run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,12 +23,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, help="folder made by `rdedge train`; without --out, a bundle")
     parser.add_argument("--out", type=Path, metavar="BUNDLE", help="folder to make")
     serving.add_arguments(parser)
+    add_bundle_arguments(parser)
+
+
+def add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
+    """What decides how a bundle is made of a trained model."""
     parser.add_argument(
         "--false-reject-rate",
         type=float,
         default=DEFAULT_FALSE_REJECT_RATE,
         metavar="RATE",
         help="share of good parts the image threshold may reject (default %(default)s)",
+    )
+    parser.add_argument(
+        "--threshold-rule",
+        default="auto",
+        choices=METHODS,
+        help="of the image threshold: a quantile, or peaks over threshold where parts are few (default %(default)s)",
     )
     parser.add_argument(
         "--labelled", type=Path, metavar="DATA", help="labelled parts: measure the graphs, add the report to the bundle"
@@ -60,26 +72,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Export and say how faithful the graph is."""
+    """Export and say how faithful the graph is; of a bundle, make only what other servers need."""
+    check_bundle_arguments(args)
+    serving.check(args)
+    precision = _precisions(args.precision)[-1]
+    bundle = open_bundle(args.run) if args.out is None else write_and_say(open_run(args.run), args)
+    serving.write(bundle, precision, args)
+    if args.out is not None:
+        say_next(args.out)
+    return 0
+
+
+def check_bundle_arguments(args: argparse.Namespace) -> None:
+    """What needs no model to be found wrong. Raises UsageError."""
     if not 0.0 < args.false_reject_rate < 1.0:
         raise UsageError(f"--false-reject-rate {args.false_reject_rate}", remedy="give a share between 0 and 1")
-    precisions = _precisions(args.precision)
-    serving.check(args)
-    if args.out is None:
-        serving.write(open_bundle(args.run), precisions[-1], args)
-        return 0
-    int8 = Int8Options(with_transposed=args.int8_transposed, qat=args.qat)
-    if "int8" not in precisions and int8 != DEFAULT_INT8:
+    Budget.parse(args.budget)
+    if "int8" not in _precisions(args.precision) and _int8_options(args) != DEFAULT_INT8:
         raise UsageError("--int8-transposed or --qat without int8", remedy="add int8 to --precision")
+
+
+def write_and_say(run: FinishedRun, args: argparse.Namespace) -> Bundle:
+    """Make the bundle, tell what it is, and give it."""
     exported = write_bundle(
-        open_run(args.run),
+        run,
         args.out,
         false_reject_rate=args.false_reject_rate,
+        threshold_method=args.threshold_rule,
         labelled=args.labelled,
-        precisions=precisions,
+        precisions=_precisions(args.precision),
         calibration=args.calibration,
         budget=Budget.parse(args.budget),
-        int8=int8,
+        int8=_int8_options(args),
     )
     if exported.evaluation is not None:
         print(format_table(exported.evaluation))
@@ -92,12 +116,22 @@ def execute(args: argparse.Namespace) -> int:
         f"map within {parity.max_abs_map:.1e} of PyTorch on {parity.frames} frames; "
         f"threshold {spec.image_threshold.value:.4f}"
     )
+    few = shortage(spec.image_threshold)
+    if few is not None:
+        print(f"rdedge: warning: {few}", file=sys.stderr)
     for precision, lower in contract.precisions.items():
         if lower.gate is not None:
             print(_against_fp32(precision, lower, (args.out / lower.file).stat().st_size / 1e6))
-    serving.write(exported.bundle, precisions[-1], args)
-    print(f"next: rdedge run {args.out} --source FOLDER_OR_VIDEO")
-    return 0
+    return exported.bundle
+
+
+def say_next(out: Path) -> None:
+    """What to do with a bundle."""
+    print(f"next: rdedge run {out} --source FOLDER_OR_VIDEO")
+
+
+def _int8_options(args: argparse.Namespace) -> Int8Options:
+    return Int8Options(with_transposed=args.int8_transposed, qat=args.qat)
 
 
 def _precisions(text: str) -> list[Precision]:

@@ -28,8 +28,8 @@ from rdedge_export.precisions import Calibration, Lowered, Lowering
 from rdedge_export.qdq import quantisable, quantised, tensors_to_observe
 from rdedge_train.config import TrainConfig
 from rdedge_train.features import TeacherFeatures, memory_budget_bytes
-from rdedge_train.fit import ADAM_BETAS, all_level_maps, batches
-from rdedge_train.loss import distillation_loss
+from rdedge_train.fit import ADAM_BETAS, batches, fit_head
+from rdedge_train.loss import LossReading, distillation_loss
 from rdedge_train.model import Detector
 from rdedge_train.run_folder import FinishedRun
 
@@ -91,13 +91,16 @@ def fine_tuned(
     limits = observe(fp32, tensors_to_observe(fp32, layers), calibration.frames_u8).limits(_METHOD)
     network = FakeQuantised(quantised(fp32, layers, limits).model, detector.state_dict())
     optimiser = torch.optim.Adam(network.parameters(), lr=_LEARNING_RATE, betas=ADAM_BETAS)
+    # Lengths count where the head judges residual vectors, directions alone where it takes cosine distances.
+    reading: LossReading = "squared" if config.loss == "squared" else "per-position"
     steps, step = EPOCHS * math.ceil(len(train_u8) / config.batch_size), 0
     for epoch in range(1, EPOCHS + 1):
         total = 0.0
         for indices in batches(len(train_u8), config.batch_size, config.seed, epoch):
             for group in optimiser.param_groups:
                 group["lr"] = _LEARNING_RATE * 0.5 * (1.0 + math.cos(math.pi * step / steps))
-            total += _step(detector, network, optimiser, torch.from_numpy(train_u8[indices])) * len(indices)
+            frame = torch.from_numpy(train_u8[indices])
+            total += _step(detector, network, optimiser, frame, reading) * len(indices)
             step += 1
         if not math.isfinite(total):
             raise ExportError(f"fine-tuning: the loss became {total}", remedy="export without --qat")
@@ -107,15 +110,21 @@ def fine_tuned(
         features = TeacherFeatures(
             detector.teacher, train_u8, torch.device("cpu"), budget_bytes=memory_budget_bytes(processes=1)
         )
-        detector.head.fit(all_level_maps(detector, features))
+        fit_head(detector, features)
     return detector
 
 
-def _step(detector: Detector, network: FakeQuantised, optimiser: torch.optim.Optimizer, frame: torch.Tensor) -> float:
+def _step(
+    detector: Detector,
+    network: FakeQuantised,
+    optimiser: torch.optim.Optimizer,
+    frame: torch.Tensor,
+    reading: LossReading,
+) -> float:
     """One step towards the features that the student restores in FP32: the maps are to stay what they are."""
     with torch.no_grad():
         exact = detector.restorer(detector.teacher(frame))
-    loss = distillation_loss(exact, network(frame), "per-position").mean()
+    loss = distillation_loss(exact, network(frame), reading).mean()
     optimiser.zero_grad(set_to_none=True)
     torch.autograd.backward(loss)
     optimiser.step()

@@ -34,6 +34,7 @@ VERBS = {
     "train": Verb("rdedge_train.train_verb", "train", "learn what good parts look like"),
     "evaluate": Verb("rdedge_train.evaluate_verb", "train", "measure a run or a bundle on labelled parts"),
     "export": Verb("rdedge_export.export_verb", "export", "turn a trained run into a bundle"),
+    "import": Verb("rdedge_export.import_verb", "export", "turn another program's checkpoint into a bundle"),
     "engine": Verb("rdedge_export.engine_verb", "tensorrt", "build a bundle's engine on the device that will run it"),
     "run": Verb("rdedge.run_verb", "cpu", "judge the frames of a folder or a video with a bundle"),
     "doctor": Verb("rdedge.doctor_verb", "cpu", "say what this machine has for the line, and what mends the rest"),

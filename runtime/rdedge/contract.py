@@ -29,6 +29,7 @@ Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Correlation = Annotated[float, Meta(ge=-1.0, le=1.0)]
 Precision = Literal["fp32", "fp16", "int8"]
+ThresholdRule = Literal["quantile", "pot"]
 RangeMethod = Literal["minmax", "percentile-99.9", "percentile-99.99", "entropy"]
 
 
@@ -77,8 +78,8 @@ class ModelSpec(_Strict, frozen=True):
     name: str
     teacher_weights: str  # where they came from, and their sha256
     ocbe: Literal["mff+oce", "oce", "none"]
-    loss: Literal["flattened", "per-position"]
-    head: Literal["plain", "position"]
+    loss: Literal["flattened", "per-position", "squared"]
+    head: Literal["plain", "position", "residual"]
     parameters: Count
     weights_sha256: Sha256
 
@@ -98,14 +99,19 @@ class Threshold(_Strict, frozen=True):
     """A limit and how it was chosen (rdedge.threshold): a value above it is anomalous."""
 
     value: float
-    rule: Literal["quantile"]
+    rule: ThresholdRule
     target_rate: Share  # false rejects asked for
-    expected_rate: Share  # what the held-out parts can promise for new good parts
-    samples: Count
+    expected_rate: Share  # what new good parts will show on average
+    rate_low: Share  # interval of the rate that new good parts will show in the long run
+    rate_high: Share
+    confidence: Share  # that the rate lies in the interval
+    parts: Count  # held-out good parts it was fitted on
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.value):
             raise ValueError(f"a threshold must be finite, got {self.value}")
+        if self.rate_low > self.rate_high:
+            raise ValueError(f"the interval of the rate is empty: {self.rate_low} to {self.rate_high}")
 
 
 class Parity(_Strict, frozen=True):

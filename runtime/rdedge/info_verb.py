@@ -7,6 +7,7 @@ import argparse
 from rdedge.bundle import open_bundle
 from rdedge.contract import CONTRACT_FILE, Contract, Gate, Metrics, PrecisionSpec, Threshold
 from rdedge.text import printable
+from rdedge.threshold import RULE_NAMES, shortage
 
 Rows = list[tuple[str, str]]
 
@@ -59,8 +60,9 @@ def _describe_precision(spec: PrecisionSpec) -> Rows:
     parity = spec.parity
     allowed = "" if parity.tolerance is None else f" (allowed {parity.tolerance:.2g})"
     return [
-        ("  image threshold", _describe_threshold(spec.image_threshold, "held-out good parts", "false rejects")),
-        ("  pixel threshold", _describe_threshold(spec.pixel_threshold, "pixels of good parts", "pixels above it")),
+        ("  image threshold", _describe_threshold(spec.image_threshold, "", "false rejects")),
+        *([] if (few := shortage(spec.image_threshold)) is None else [("  few parts", few)]),
+        ("  pixel threshold", _describe_threshold(spec.pixel_threshold, "the pixels of ", "of pixels above it")),
         (
             "  parity",
             f"off by at most {parity.max_abs_map:.2g} in the map, {parity.max_abs_score:.2g} in the score"
@@ -73,8 +75,9 @@ def _describe_precision(spec: PrecisionSpec) -> Rows:
 
 def _describe_threshold(threshold: Threshold, of_what: str, above: str) -> str:
     return (
-        f"{threshold.value:.4g}: {threshold.rule} of {threshold.samples} {of_what},"
-        f" promises at most {threshold.expected_rate:.2%} {above} (asked for {threshold.target_rate:.2%})"
+        f"{threshold.value:.4g}: {RULE_NAMES[threshold.rule]} of {of_what}{threshold.parts} held-out good parts;"
+        f" asked for {threshold.target_rate:.2%} {above}, expect {threshold.expected_rate:.2%}"
+        f" ({threshold.rate_low:.2%} to {threshold.rate_high:.2%}, {threshold.confidence:.0%} sure)"
     )
 
 

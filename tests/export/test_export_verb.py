@@ -10,6 +10,7 @@ import pytest
 
 from rdedge.bundle import open_bundle
 from rdedge.cli import main
+from rdedge.threshold import shortage
 from rdedge_train.evaluate import evaluate
 from rdedge_train.evaluate_verb import format_table
 from rdedge_train.subject import open_subject
@@ -36,7 +37,17 @@ def test_says_how_faithful_and_how_good_the_graph_is(
     faithful = r"\d\.\d MB; map within \d\.\de-\d\d of PyTorch on 2 frames"
     assert re.fullmatch(rf"bundle {out}: {faithful}; threshold {threshold.value:.4f}", bundle_line)
     assert next_line == f"next: rdedge run {out} --source FOLDER_OR_VIDEO"
-    assert printed.err == ""
+    assert printed.err == f"rdedge: warning: {shortage(threshold)}\n"
+
+
+def test_the_rule_of_the_threshold_can_be_chosen(
+    tiny_run: Path, tmp_path: Path, refused: Refused, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", str(tiny_run), "--out", str(tmp_path / "bundle"), "--threshold-rule", "quantile"]) == 0
+    assert open_bundle(tmp_path / "bundle").contract.precisions["fp32"].image_threshold.rule == "quantile"
+    message = refused("export", tiny_run, "--out", tmp_path / "other", "--threshold-rule", "pot")
+    assert "peaks over threshold need at least 25 held-out good parts, got 2" in message
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize("rate", ["0", "1", "-0.1", "1.5", "nan", "inf"])

@@ -18,6 +18,8 @@ from onnx import TensorProto
 from rdedge.backends.ort import OnnxRuntimeBackend
 from rdedge.errors import ExportError
 from rdedge_export.graph import graph_spec, onnx_graph
+from rdedge_train.features import TeacherFeatures
+from rdedge_train.fit import fit_head, fit_whitening
 from rdedge_train.model import Detector
 from rdedge_train.run_folder import open_run
 from rdedge_train.teachers import load_teacher_weights
@@ -36,6 +38,7 @@ class Exported:
 
 CASES = {
     "edge-lite0, position head": ("edge-lite0", "imagenet", "mff+oce", "position", (64, 64)),
+    "edge-lite0, residual head": ("edge-lite0", "imagenet", "mff+oce", "residual", (64, 96)),
     "edge-lite0, plain head, strip": ("edge-lite0", "imagenet", "mff+oce", "plain", (32, 96)),
     "resnet18": ("resnet18", "random:1", "mff+oce", "plain", (64, 96)),
 }
@@ -54,8 +57,9 @@ def exported(
     with torch.no_grad():
         detector.train()(torch.from_numpy(frames_u8[:4]))
         detector.eval()
-        if detector.head is not None:
-            detector.head.fit(detector.level_maps(detector.teacher(torch.from_numpy(frames_u8[:4]))))
+    features = TeacherFeatures(detector.teacher, frames_u8[:4], torch.device("cpu"), budget_bytes=2**30)
+    fit_whitening(detector, features)
+    fit_head(detector, features)
     path = tmp_path_factory.mktemp("graph") / "model.onnx"
     path.write_bytes(onnx_graph(detector, graph_spec(size_hw)))
     return Exported(detector, path, frames_u8)

@@ -21,7 +21,7 @@ from rdedge_export.gate import Budget, GateFrames, Gatekeeper
 from rdedge_export.graph import graph_spec, onnx_graph
 from rdedge_export.precisions import Calibration, Lowered, Lowering
 from rdedge_train.features import TeacherFeatures
-from rdedge_train.fit import all_level_maps
+from rdedge_train.fit import fit_head
 from rdedge_train.run_folder import FinishedRun, open_run
 
 Refused = Callable[..., str]
@@ -114,7 +114,7 @@ def test_tuning_changes_bottleneck_and_student_alone_and_fits_the_head_anew(
     head = detector.head
     assert head is not None
     fitted = {name: values.clone() for name, values in head.state_dict().items()}
-    head.fit(all_level_maps(detector, features))
+    fit_head(detector, features)
     assert all(torch.equal(values, fitted[name]) for name, values in head.state_dict().items())
 
 

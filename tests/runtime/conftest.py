@@ -97,9 +97,17 @@ def contract_for(
 ) -> Contract:
     """A sealed contract of a bundle with these files; the first is the FP32 graph."""
 
-    def limit(value: float, samples: int, target_rate: float) -> Threshold:
-        rate = 1 / (samples + 1)
-        return Threshold(value=value, rule="quantile", target_rate=target_rate, expected_rate=rate, samples=samples)
+    def limit(value: float, parts: int, target_rate: float) -> Threshold:
+        return Threshold(
+            value=value,
+            rule="quantile",
+            target_rate=target_rate,
+            expected_rate=1 / (parts + 1),
+            rate_low=0.0,
+            rate_high=4 / (parts + 1),
+            confidence=0.95,
+            parts=parts,
+        )
 
     return sealed(
         Contract(
@@ -128,7 +136,7 @@ def contract_for(
                 "fp32": PrecisionSpec(
                     file=next(iter(files)),
                     image_threshold=limit(IMAGE_THRESHOLD, 99, 0.01),
-                    pixel_threshold=limit(PIXEL_THRESHOLD, 9999, 0.001),
+                    pixel_threshold=limit(PIXEL_THRESHOLD, 99, 0.001),
                     parity=Parity(frames=4, max_abs_map=2e-6, p999_abs_map=1e-6, max_abs_score=1e-6, tolerance=1e-4),
                     metrics=Metrics(
                         images=30,

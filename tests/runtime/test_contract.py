@@ -111,7 +111,7 @@ def test_every_field_has_one_type(contract: dict[str, Any]) -> None:
         assert "xpected" in refusal(json.dumps(copy).encode())
 
 
-@pytest.mark.parametrize("version", [0, 1, "2", 1.5, None, {"major": 1}])
+@pytest.mark.parametrize("version", [0, 2, "3", 1.5, None, {"major": 1}])
 def test_another_schema_version_is_named(contract: dict[str, Any], version: object) -> None:
     message = refusal(json.dumps(contract | {"schema_version": version}).encode())
     assert f"schema version {json.dumps(version)}, this rdedge reads 3" in message
@@ -139,6 +139,8 @@ def test_another_schema_version_is_named(contract: dict[str, Any], version: obje
         ("precisions", {"fp64": {}}, "Invalid enum value 'fp64'"),
         ("precisions.fp32.file", "other.onnx", "names other.onnx, which is not under files"),
         ("precisions.fp32.image_threshold.expected_rate", 1.5, "<= 1.0"),
+        ("precisions.fp32.image_threshold.rate_low", 0.5, "the interval of the rate is empty: 0.5 to 0.04"),
+        ("precisions.fp32.image_threshold.rule", "guess", "Invalid enum value 'guess'"),
         ("precisions.fp32.gate", {}, "missing required field `good_frames`"),
         ("calibration.frames", 49, "<= 48"),
         ("calibration.frames", 3, "3 calibration frames, but 2 of them under files"),
@@ -205,10 +207,29 @@ def test_a_threshold_is_a_finite_number(bundle: Path, value: bytes) -> None:
     refusal(changed)
 
 
+def limit(value: float, rate_low: float = 0.0, rate_high: float = 0.05) -> Threshold:
+    return Threshold(
+        value=value,
+        rule="quantile",
+        target_rate=0.01,
+        expected_rate=0.01,
+        rate_low=rate_low,
+        rate_high=rate_high,
+        confidence=0.95,
+        parts=99,
+    )
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_threshold_that_is_not_finite_cannot_be_made(value: float) -> None:
     with pytest.raises(ValueError, match="must be finite"):
-        Threshold(value=value, rule="quantile", target_rate=0.01, expected_rate=0.01, samples=99)
+        limit(value)
+
+
+def test_the_interval_of_a_rate_is_not_empty() -> None:
+    assert limit(0.5, rate_low=0.1, rate_high=0.1).rate_low == 0.1
+    with pytest.raises(ValueError, match=r"interval of the rate is empty: 0\.2 to 0\.1"):
+        limit(0.5, rate_low=0.2, rate_high=0.1)
 
 
 @pytest.mark.parametrize(

@@ -33,14 +33,25 @@ def test_the_table_says_what_the_bundle_is(bundle: Path, capsys: pytest.CaptureF
         "  calibration        2 held-out good parts, to refit thresholds on the device\n"
         "  versions           rdedge 0.1.0, torch 2.14.1\n"
         f"  fp32               model.onnx, {size_mb:.1f} MB\n"
-        "    image threshold  0.5: quantile of 99 held-out good parts,"
-        " promises at most 1.00% false rejects (asked for 1.00%)\n"
-        "    pixel threshold  0.4: quantile of 9999 pixels of good parts,"
-        " promises at most 0.01% pixels above it (asked for 0.10%)\n"
+        "    image threshold  0.5: quantile of 99 held-out good parts; asked for 1.00% false rejects,"
+        " expect 1.00% (0.00% to 4.00%, 95% sure)\n"
+        "    pixel threshold  0.4: quantile of the pixels of 99 held-out good parts;"
+        " asked for 0.10% of pixels above it, expect 1.00% (0.00% to 4.00%, 95% sure)\n"
         "    parity           off by at most 2e-06 in the map, 1e-06 in the score on 4 frames (allowed 0.0001)\n"
         "    measured         on 30 labelled parts: image AUROC 0.987, false rejects 0.050, misses 0.100\n"
         "  files              all 4 files match their sha256\n"
     )
+
+
+def test_too_few_held_out_parts_are_said(
+    bundle: Path, capsys: pytest.CaptureFixture[str], reseal: Callable[[dict[str, object]], bytes]
+) -> None:
+    contract = json.loads((bundle / CONTRACT_FILE).read_bytes())
+    contract["precisions"]["fp32"]["image_threshold"] |= {"rule": "pot", "parts": 98}
+    (bundle / CONTRACT_FILE).write_bytes(reseal(contract))
+    out = shown(capsys, bundle)
+    assert "    image threshold  0.5: peaks over threshold of 98 held-out good parts; asked for" in out
+    assert "    few parts        1.00% false rejects need 99 held-out good parts, 98 were there: " in out
 
 
 def test_a_region_of_interest_is_shown(write_bundle: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:

@@ -62,5 +62,18 @@ def test_sizes_must_divide_evenly(make_config: MakeConfig, size_hw: tuple[int, i
 @pytest.mark.parametrize("model", MODELS)
 def test_paper_models_keep_the_papers_head_and_schedule(model: str) -> None:
     is_paper = family_of(model) == "paper"
-    assert default_head(model) == ("plain" if is_paper else "position")
+    assert default_head(model) == ("plain" if is_paper else "residual")
     assert (default_epochs(model) == 200) is is_paper
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"head": "residual", "loss": "flattened"},
+        {"head": "position", "loss": "squared"},
+        {"model": "resnet18", "head": "residual", "loss": "squared"},
+    ],
+)
+def test_heads_and_losses_that_do_not_go_together_are_refused(make_config: MakeConfig, fields: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match="--head"):
+        make_config(**fields)

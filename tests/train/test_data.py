@@ -48,8 +48,8 @@ def test_mvtec_layout(tmp_path: Path, write_parts: WriteParts) -> None:
         ("test/scratch/000.png", "scratch"),
         ("test/scratch/001.png", "scratch"),
     ]
-    masks = [p.mask_path for p in dataset.test_parts]
-    assert masks == [None, None, root / "ground_truth/scratch/000_mask.png", None]
+    masks = [p.mask_paths for p in dataset.test_parts]
+    assert masks == [(), (), (root / "ground_truth/scratch/000_mask.png",), ()]
 
 
 def test_plain_and_nested_folders(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_hidden_files_and_folders_are_no_parts(tmp_path: Path) -> None:
 )
 def test_masks_are_found_by_name(tmp_path: Path, mask: str, picture: str) -> None:
     root = touch(tmp_path, "train/good/a.png", f"test/{picture}", f"ground_truth/{mask}")
-    assert [p.mask_path for p in find_images(root).test_parts] == [root / "ground_truth" / mask]
+    assert [p.mask_paths for p in find_images(root).test_parts] == [(root / "ground_truth" / mask,)]
 
 
 def test_masks_of_equal_names_in_nested_folders_are_not_mixed_up(tmp_path: Path) -> None:
@@ -90,12 +90,12 @@ def test_masks_of_equal_names_in_nested_folders_are_not_mixed_up(tmp_path: Path)
     ]
     root = touch(tmp_path, "train/good/a.png", *files)
     for part in find_images(root).test_parts:
-        assert part.mask_path == root / "ground_truth/scratch" / part.path.parent.name / "0_mask.png"
+        assert part.mask_paths == (root / "ground_truth/scratch" / part.path.parent.name / "0_mask.png",)
 
 
 def test_masks_of_good_parts_are_not_read(tmp_path: Path) -> None:
     root = touch(tmp_path, "train/good/a.png", "test/good/0.png", "ground_truth/good/0_mask.png")
-    assert [p.mask_path for p in find_images(root).test_parts] == [None]
+    assert [p.mask_paths for p in find_images(root).test_parts] == [()]
 
 
 @pytest.mark.parametrize(
@@ -104,8 +104,8 @@ def test_masks_of_good_parts_are_not_read(tmp_path: Path) -> None:
         ((), "holds no good images; name a folder of good images, or one laid out like MVTec AD"),
         (("notes.txt",), "holds no good images; name a folder"),
         (("train/good/notes.txt", "test/good/a.png"), "holds no good images; name a folder"),
-        (("test/good/a.png",), "has test or ground_truth but no train/good; name a folder"),
-        (("ground_truth/scratch/a.png",), "has test or ground_truth but no train/good; name a folder"),
+        (("test/good/a.png",), "has the folders test/: none of the known forms; name a folder"),
+        (("ground_truth/scratch/a.png",), "has the folders ground_truth/: none of the known forms; name a folder"),
     ],
     ids=["empty", "no-image", "mvtec-without-image", "test-only", "truth-only"],
 )
@@ -267,10 +267,9 @@ def scratched(tmp_path: Path, write_parts: WriteParts) -> LabelledPart:
 
 
 def test_mask_of_a_defect(scratched: LabelledPart) -> None:
-    assert scratched.mask_path is not None
     mask = read_part_mask(scratched, SPEC)
     assert mask is not None and mask.dtype == bool
-    assert np.array_equal(mask, cv2.imread(str(scratched.mask_path), cv2.IMREAD_GRAYSCALE) > 127)
+    assert np.array_equal(mask, cv2.imread(str(scratched.mask_paths[0]), cv2.IMREAD_GRAYSCALE) > 127)
 
 
 def test_mask_follows_the_region_of_interest(scratched: LabelledPart) -> None:
@@ -281,14 +280,14 @@ def test_mask_follows_the_region_of_interest(scratched: LabelledPart) -> None:
 
 
 def test_good_parts_have_an_empty_mask_and_unmarked_defects_none(scratched: LabelledPart) -> None:
-    good = read_part_mask(LabelledPart(path=scratched.path, defect="good", mask_path=None), SPEC)
+    good = read_part_mask(LabelledPart(path=scratched.path, defect="good"), SPEC)
     assert good is not None and good.shape == SPEC.size_hw and not good.any()
-    assert read_part_mask(LabelledPart(path=scratched.path, defect="scratch", mask_path=None), SPEC) is None
+    assert read_part_mask(LabelledPart(path=scratched.path, defect="scratch"), SPEC) is None
 
 
 def test_mask_of_another_size_than_its_picture(scratched: LabelledPart) -> None:
-    cv2.imwrite(str(scratched.mask_path), np.zeros((64, 64), np.uint8))
+    cv2.imwrite(str(scratched.mask_paths[0]), np.zeros((64, 64), np.uint8))
     with pytest.raises(ImageError) as caught:
         read_part_mask(scratched, SPEC)
-    expected = f"{scratched.mask_path}: is 64x64, its picture 96x64; make the mask anew or remove it"
+    expected = f"{scratched.mask_paths[0]}: is 64x64, its picture 96x64; make the mask anew or remove it"
     assert str(caught.value) == expected

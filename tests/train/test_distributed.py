@@ -120,7 +120,7 @@ def run_to_end(processes: int, script: str, *arguments: object) -> list[tuple[in
 
 
 def curve(run: Path) -> list[float]:
-    return [number for epoch in open_run(run).history for number in (epoch.loss, epoch.held_out_score)]
+    return [number for epoch in open_run(run).history for number in (epoch.loss, epoch.held_out_loss)]
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +164,7 @@ def test_batch_norm_keeps_its_parameters_and_evaluates_as_before() -> None:
 
 
 def test_two_processes_give_the_curve_of_one(six_parts: Path, tmp_path: Path) -> None:
-    """Loss and held-out score of 3 epochs, in float64: equal to 2e-11 where this was measured."""
+    """Loss and held-out loss of 3 epochs, in float64: equal to 2e-11 where this was measured."""
     for processes in (1, 2):
         out = tmp_path / f"run{processes}"
         command = ["train", six_parts, "--out", out, *UNEVEN, "--epochs", "3"]

@@ -28,7 +28,16 @@ Refused = Callable[..., str]
 DiskOf = Callable[[int], AbstractContextManager[None]]
 
 SIZE_HW = (32, 48)
-LIMIT = Threshold(value=0.5, rule="quantile", target_rate=0.01, expected_rate=0.05, samples=19)
+LIMIT = Threshold(
+    value=0.5,
+    rule="quantile",
+    target_rate=0.01,
+    expected_rate=0.05,
+    rate_low=0.0,
+    rate_high=0.176,
+    confidence=0.95,
+    parts=19,
+)
 
 
 def darkness(frames_u8: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -119,7 +128,10 @@ def test_every_figure_equals_its_direct_computation(labelled: Path) -> None:
         used = [i for i, name in enumerate(names) if chosen[i] and (name in with_pixels or kinds[i] == "good")]
         assert row.parts_with_mask == len([i for i in used if defective[i]])
         masks = [
-            cv2.imread(str(p), 0) > 127 if (p := judged.parts[i].mask_path) else np.zeros(SIZE_HW, bool) for i in used
+            cv2.imread(str(p), 0) > 127
+            if (p := next(iter(judged.parts[i].mask_paths), None))
+            else np.zeros(SIZE_HW, bool)
+            for i in used
         ]
         pixels, labels = np.concatenate([maps[i].ravel() for i in used]), np.concatenate([m.ravel() for m in masks])
         assert row.pixel_auroc == pytest.approx(roc_auc_score(labels, pixels), abs=1e-12)
@@ -276,7 +288,10 @@ def test_table(labelled: Path) -> None:
     assert re.split("  +", lines[0]) == ["Defect", "Parts", "Image AUROC", "Pixel AUROC", "AU-PRO 0.3", "F1", "Missed"]
     assert [line.split()[:2] for line in lines[1:4]] == [["dent", "4"], ["stain", "2"], ["all", "6"]]
     assert lines[4] == "threshold 0.5000: rejects 25.0% of 4 good, misses 16.7% of 6 defective parts"
-    assert lines[5] == "note: 19 held-out good parts can promise 5.0% false rejects; 1.0% needs 99"
+    assert lines[5] == (
+        "note: 1.00% false rejects need 99 held-out good parts, 19 were there: the threshold is their highest score, "
+        "and new good parts will show 5.00% on average (0.00% to 17.60%)"
+    )
     assert lines[6] == "note: 1 empty masks of defective parts left out of pixel figures"
 
 

@@ -20,7 +20,7 @@ from rdedge.errors import DatasetError, RunError, UsageError
 from rdedge_train.config import TrainConfig
 from rdedge_train.distributed import World
 from rdedge_train.features import TeacherFeatures
-from rdedge_train.fit import all_level_maps, batches, fit, set_learning_rate
+from rdedge_train.fit import batches, fit, set_learning_rate
 from rdedge_train.run_folder import (
     HELD_OUT_FILE,
     RUN_FILE,
@@ -253,7 +253,7 @@ def test_divergence_is_an_error_and_leaves_no_weights(
     config = msgspec.structs.replace(make_config(), learning_rate=math.inf)
     with pytest.raises(RunError) as caught:
         fit(parts_folder, tmp_path / "run", config, alone)
-    assert str(caught.value).startswith("the loss became nan and the held-out score ")
+    assert str(caught.value).startswith("the loss became nan and the held-out loss ")
     assert str(caught.value).endswith("in epoch 1; train into a new folder with a lower --learning-rate")
     assert sorted(os.listdir(tmp_path / "run")) == sorted([RUN_FILE, HELD_OUT_FILE])
 
@@ -314,7 +314,7 @@ def test_progress_is_told_line_by_line_where_nobody_watches(
 ) -> None:
     history = train(parts_folder, tmp_path / "run")
     lines = capfd.readouterr().err.splitlines()
-    assert lines == [f"epoch {e.epoch}/2  loss {e.loss:.4f}  held-out score {e.held_out_score:.4f}" for e in history]
+    assert lines == [f"epoch {e.epoch}/2  loss {e.loss:.4f}  held-out loss {e.held_out_loss:.4f}" for e in history]
 
 
 @pytest.mark.parametrize("kind", ["a file", "a dangling link", "a folder with other things"])
@@ -378,9 +378,32 @@ def test_the_position_head_is_fitted_on_the_training_parts(parts_folder: Path, t
         parts_folder, [parts_folder / name for name in run.record.train_images], run.record.config.input
     )
     features = TeacherFeatures(run.detector.teacher, frames.frames_u8, torch.device("cpu"), budget_bytes=0)
-    for i, level_map in enumerate(all_level_maps(run.detector, features)):
-        assert torch.equal(getattr(head, f"mean{i}"), level_map.mean(dim=0, keepdim=True))
+    with torch.no_grad():
+        chunks = [run.detector.distances(batch) for batch in features.in_order()]
+    for i, level in enumerate(zip(*chunks, strict=True)):
+        assert torch.equal(getattr(head, f"mean{i}"), torch.cat(level).mean(dim=0, keepdim=True))
         assert not torch.allclose(getattr(head, f"scale{i}"), torch.ones(()))
+
+
+def test_the_residual_head_is_fitted_and_resumed_to_the_bit(
+    parts_folder: Path, tmp_path: Path, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its whitening is what the student learns to restore, so a resumed run must find the same again."""
+    settings: dict[str, object] = {"head": "residual", "loss": "squared", "epochs": 2}
+    history = train(parts_folder, tmp_path / "whole", **settings)
+    assert history[1].loss < history[0].loss
+    stop = Interrupter(rdedge_train.fit.save_state, 1, after=True)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(rdedge_train.fit, "save_state", stop)
+        train(parts_folder, tmp_path / "resumed", **settings)
+    train(parts_folder, tmp_path / "resumed", **settings)
+    whole, resumed = (load_file(tmp_path / name / WEIGHTS_FILE) for name in ("whole", "resumed"))
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+    assert whole["head.distance.0.directions"].dtype == torch.float16
+    assert not torch.allclose(whole["head.whitening.1.matrix"][:, :, 0, 0], torch.eye(112))
+    run = open_run(tmp_path / "whole")
+    anomaly_map, _ = run.detector.predict(torch.from_numpy(run.held_out_frames()))
+    assert 0.1 < float(anomaly_map.mean()) < 100  # deviations, not zeros: the head was fitted
 
 
 @pytest.mark.parametrize("model", ["edge-lite0", "resnet18"])

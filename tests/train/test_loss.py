@@ -1,4 +1,4 @@
-"""The distillation loss in both readings, against formulas written out by hand."""
+"""The distillation loss in every reading, against formulas written out by hand."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ def by_hand(teacher: list[Tensor], student: list[Tensor], reading: LossReading, 
     for t, s in zip(teacher, student, strict=True):
         if reading == "flattened":
             total += one_minus_cosine(t[sample].flatten(), s[sample].flatten())
+        elif reading == "squared":
+            total += float(((t[sample] - s[sample]) ** 2).sum()) / t[sample].numel()
         else:
             rows = range(t.shape[2])
             places = [(y, x) for y in rows for x in rows]
@@ -43,9 +45,14 @@ def test_loss_per_sample_is_the_formula(reading: LossReading) -> None:
 
 
 @pytest.mark.parametrize("reading", READINGS)
-def test_a_scaled_copy_of_the_teacher_loses_nothing(reading: LossReading) -> None:
+def test_length_counts_in_the_squared_reading_alone(reading: LossReading) -> None:
     teacher = random_levels(0)
-    assert distillation_loss(teacher, [3.0 * t for t in teacher], reading).tolist() == pytest.approx([0, 0], abs=1e-5)
+    assert distillation_loss(teacher, teacher, reading).tolist() == pytest.approx([0, 0], abs=1e-5)
+    of_scaled_copy = distillation_loss(teacher, [3.0 * t for t in teacher], reading)
+    if reading == "squared":
+        assert (of_scaled_copy > 1.0).all()
+    else:
+        assert of_scaled_copy.tolist() == pytest.approx([0, 0], abs=1e-5)
 
 
 def test_the_readings_differ_where_positions_differ_in_strength() -> None:

@@ -15,7 +15,8 @@ from scipy.ndimage import label
 from sklearn.metrics import f1_score, roc_auc_score
 from sklearn.metrics import roc_curve as sklearn_roc_curve
 
-from rdedge_train.metrics import au_pro, auroc, best_f1, f1_at, pixel_auroc, roc_curve
+import rdedge_train.metrics
+from rdedge_train.metrics import au_pro, auroc, best_f1, f1_at, localisation, pixel_auroc, roc_curve
 
 Maps = list[NDArray[np.float32]]
 Masks = list[NDArray[np.bool_]]
@@ -263,3 +264,13 @@ def test_unusable_scores_are_refused(
 def test_curves_need_a_good_part(metric: Callable[..., object]) -> None:
     with pytest.raises(ValueError, match="no good part"):
         metric(np.array([0.1, 0.2]), np.array([True, True]))
+
+
+def test_blocks_and_slices_do_not_change_the_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = [random_case(seed, distinct) for seed in range(3) for distinct in (None, 4)]
+    whole = [localisation(*case) for case in cases]
+    monkeypatch.setattr(rdedge_train.metrics, "_BLOCK_PIXELS", 50)
+    monkeypatch.setattr(rdedge_train.metrics, "_SLICE", 7)
+    assert [localisation(*case) for case in cases] == [pytest.approx(one, abs=1e-14) for one in whole]
+    for case in cases:
+        assert localisation(*case) == (pixel_auroc(*case), au_pro(*case))

@@ -56,6 +56,14 @@ def test_student_restores_the_teachers_shapes(model: str, ocbe: Ocbe) -> None:
     assert [m.shape[2:] for m in detector.level_maps(features)] == [(64 // s, 96 // s) for s in STRIDES]
 
 
+def test_the_residual_head_needs_the_two_coarser_levels() -> None:
+    detector = Detector("edge-lite0", (64, 96), head="residual").eval()
+    features = detector.teacher(random_frames(1, (64, 96)))
+    assert detector.strides == (8, 16)
+    assert [r.shape for r in detector.restorer(features)] == [f.shape for f in features[1:3]]
+    assert [m.shape[2:] for m in detector.level_maps(features)] == [(64 // s, 96 // s) for s in (8, 16)]
+
+
 @pytest.mark.parametrize("model", LIGHT_MODELS)
 def test_predict_is_deterministic_and_leaves_nothing_behind(model: str) -> None:
     detector = built(model, (64, 64)).train()

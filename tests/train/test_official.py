@@ -19,7 +19,7 @@ from rdedge_train.official import load_official, official_state
 from rdedge_train.paper import RESNETS
 
 GOLDEN = Path(__file__).parents[1] / "data" / "rd4ad_golden"
-REMEDY = "pass a checkpoint saved by the official RD4AD code for the model named"
+REMEDY = "pass a checkpoint of the official RD4AD code or of anomalib's ReverseDistillation"
 
 
 def built(model: str, seed: int = 0) -> Restorer:

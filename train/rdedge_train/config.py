@@ -42,11 +42,22 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             raise UsageError(
                 f"image size {height}x{width}", remedy=f"use multiples of {SIZE_MULTIPLE_PX} pixels, e.g. 256x256"
             )
+        if self.head == "residual" and family_of(self.model) != "edge":
+            raise UsageError(f"--head residual with {self.model}", remedy="use an edge model, or --head position")
+        if (self.head == "residual") != (self.loss == "squared"):
+            raise UsageError(
+                f"--head {self.head} with --loss {self.loss}", remedy="the residual head goes with the squared loss"
+            )
 
 
 def default_head(model: str) -> Head:
     """The paper's plain sum for its own models."""
-    return "position" if family_of(model) == "edge" else "plain"
+    return "residual" if family_of(model) == "edge" else "plain"
+
+
+def default_loss(head: Head) -> LossReading:
+    """The official code's reading; squared where features are whitened."""
+    return "squared" if head == "residual" else "flattened"
 
 
 def default_epochs(model: str) -> int:

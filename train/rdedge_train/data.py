@@ -1,4 +1,4 @@
-"""Finds, checks, splits and reads the images of a data folder; pixels go through rdedge.preprocess only."""
+"""Checks, splits and reads the images of a data folder (found by layouts); pixels go through rdedge.preprocess only."""
 
 from __future__ import annotations
 
@@ -8,39 +8,29 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rdedge.contract import InputSpec
 from rdedge.errors import DatasetError, ImageError
-from rdedge.images import IMAGE_SUFFIXES, read_image, read_mask
+from rdedge.images import read_image, read_mask
 from rdedge.preprocess import preprocess, preprocess_mask
-from rdedge.text import printable
+from rdedge_train.layouts import GOOD, Dataset, LabelledPart, find_images
 
-GOOD = "good"
-_LAYOUT_REMEDY = "name a folder of good images, or one laid out like MVTec AD (train/good, test/<defect>, ground_truth)"
+__all__ = [
+    "GOOD",
+    "Dataset",
+    "Frames",
+    "LabelledPart",
+    "find_images",
+    "read_frames",
+    "read_part_mask",
+    "split_good",
+    "union_of_masks",
+    "usable_images",
+]
 _MOST_NAMED = 10
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LabelledPart:
-    """A test image: its defect type (``good`` or a folder's name) and its mask, if it has one."""
-
-    path: Path
-    defect: str
-    mask_path: Path | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dataset:
-    """What a data folder holds. ``layout`` ``plain``: every image is a good part and there is no test part."""
-
-    root: Path
-    layout: Literal["mvtec", "plain"]
-    good_paths: tuple[Path, ...]
-    test_parts: tuple[LabelledPart, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,23 +40,6 @@ class Frames:
     frames_u8: NDArray[np.uint8]
     paths: tuple[Path, ...]
     sha256: str
-
-
-def find_images(root: Path) -> Dataset:
-    """List a data folder without reading the images. Raises DatasetError."""
-    if not root.is_dir():
-        raise DatasetError(f"{root}: no such folder", remedy=_LAYOUT_REMEDY)
-    if (root / "train" / GOOD).is_dir():
-        good = _image_files(root / "train" / GOOD)
-        parts = tuple(_labelled(root, folder) for folder in _subfolders(root / "test"))
-        dataset = Dataset(root=root, layout="mvtec", good_paths=good, test_parts=sum(parts, ()))
-    else:
-        if (root / "test").is_dir() or (root / "ground_truth").is_dir():
-            raise DatasetError(f"{root}: has test or ground_truth but no train/{GOOD}", remedy=_LAYOUT_REMEDY)
-        dataset = Dataset(root=root, layout="plain", good_paths=_image_files(root), test_parts=())
-    if not dataset.good_paths:
-        raise DatasetError(f"{root}: holds no good images", remedy=_LAYOUT_REMEDY)
-    return dataset
 
 
 def split_good(paths: Sequence[Path], held_out_share: float, seed: int) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
@@ -136,49 +109,25 @@ def read_part_mask(part: LabelledPart, spec: InputSpec) -> NDArray[np.bool_] | N
     """
     if part.defect == GOOD:
         return np.zeros(spec.size_hw, dtype=bool)
-    if part.mask_path is None:
+    mask_u8 = union_of_masks(part)
+    return None if mask_u8 is None else preprocess_mask(mask_u8, spec)
+
+
+def union_of_masks(part: LabelledPart) -> NDArray[np.uint8] | None:
+    """All masks of a part as one, 0 and 255, at its picture's size (H, W); None where none is given.
+
+    Raises ImageError, also where a mask's size is not its picture's.
+    """
+    if not part.mask_paths:
         return None
-    mask_u8 = read_mask(part.mask_path)
     picture_hw = read_image(part.path).shape[:2]
-    if mask_u8.shape != picture_hw:
-        raise ImageError(
-            f"{part.mask_path}: is {mask_u8.shape[1]}x{mask_u8.shape[0]}, its picture {picture_hw[1]}x{picture_hw[0]}",
-            remedy="make the mask anew or remove it",
-        )
-    return preprocess_mask(mask_u8, spec)
-
-
-def _labelled(root: Path, folder: Path) -> tuple[LabelledPart, ...]:
-    """Masks lie below ground_truth as the pictures below test, with ``_mask`` after the name."""
-    truth = root / "ground_truth" / folder.name
-    masks = {}
-    if folder.name != GOOD and truth.is_dir():
-        masks = {(p.parent.relative_to(truth), p.stem.removesuffix("_mask")): p for p in _image_files(truth)}
-    return tuple(
-        LabelledPart(path=p, defect=printable(folder.name), mask_path=masks.get((p.parent.relative_to(folder), p.stem)))
-        for p in _image_files(folder)
-    )
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    return (
-        sorted(p for p in folder.iterdir() if p.is_dir() and not _is_hidden(p.relative_to(folder)))
-        if folder.is_dir()
-        else []
-    )
-
-
-def _is_hidden(path: Path) -> bool:
-    """Thumbnails, checkpoints and waste baskets of desktops and editors are no parts."""
-    return any(name.startswith(".") for name in path.parts)
-
-
-def _image_files(folder: Path) -> tuple[Path, ...]:
-    try:
-        next(folder.iterdir(), None)  # rglob says nothing of a folder that may not be read
-        files = (p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-        return tuple(sorted(p for p in files if not _is_hidden(p.relative_to(folder))))
-    except OSError as exc:
-        raise DatasetError(
-            f"{folder}: cannot be read ({exc.strerror})", remedy="check the path and its permissions"
-        ) from exc
+    union_u8 = np.zeros(picture_hw, np.uint8)
+    for path in part.mask_paths:
+        mask_u8 = read_mask(path)
+        if mask_u8.shape != picture_hw:
+            raise ImageError(
+                f"{path}: is {mask_u8.shape[1]}x{mask_u8.shape[0]}, its picture {picture_hw[1]}x{picture_hw[0]}",
+                remedy="make the mask anew or remove it",
+            )
+        union_u8[mask_u8 > part.mask_above] = 255
+    return union_u8

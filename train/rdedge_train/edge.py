@@ -56,11 +56,13 @@ class EdgeBottleneck(nn.Module):
 class EdgeStudent(nn.Module):
     """Restores strides 16, 8 and 4 in turn; up-sampling by repetition, which every INT8 engine and DLA has."""
 
-    def __init__(self, c_embedding: int, level_channels: tuple[int, ...]):
+    def __init__(self, c_embedding: int, level_channels: tuple[int, ...], levels: int):
+        """``levels``: how many are restored, the coarsest first."""
         super().__init__()
         stages, heads = [], []
         c_in = c_embedding
-        for c, c_teacher in zip(reversed(_STUDENT_CHANNELS), reversed(level_channels[:3]), strict=True):
+        by_level = list(zip(reversed(_STUDENT_CHANNELS), reversed(level_channels[:3]), strict=True))
+        for c, c_teacher in by_level[:levels]:
             stages.append(
                 nn.Sequential(
                     # Fewer channels before up-sampling, not after: a quarter of the work.

@@ -14,7 +14,7 @@ from rdedge.contract import Metrics, Threshold
 from rdedge.errors import BackendError, DatasetError, ImageError
 from rdedge.text import printable
 from rdedge_train.data import GOOD, LabelledPart, find_images, read_frames, read_part_mask, usable_images
-from rdedge_train.metrics import au_pro, auroc, f1_at, pixel_auroc
+from rdedge_train.metrics import auroc, f1_at, localisation
 from rdedge_train.report import JudgedPart
 from rdedge_train.subject import Subject
 
@@ -35,6 +35,16 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     miss_rate: float | None
 
 
+class ConditionRow(msgspec.Struct, frozen=True, kw_only=True):
+    """What all test parts give under one condition (rdedge_train.robustness), at the subject's threshold."""
+
+    condition: str
+    image_auroc: float | None
+    au_pro: float | None
+    false_reject_rate: float | None
+    miss_rate: float | None
+
+
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     """All figures of one evaluation. ``au_pro``: MVTec's, dataset-level, to a false positive rate of 0.3."""
 
@@ -47,6 +57,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     threshold: Threshold
     overall: Row
     by_defect: list[Row]
+    robustness: list[ConditionRow]  # empty where not asked for
     skipped: list[str]
 
     def as_metrics(self) -> Metrics:
@@ -82,7 +93,7 @@ def find_parts(data: Path) -> tuple[LabelledPart, ...]:
     dataset = find_images(data)
     parts = dataset.test_parts
     if dataset.layout == "plain":
-        parts = tuple(LabelledPart(path=p, defect=GOOD, mask_path=None) for p in dataset.good_paths)
+        parts = tuple(LabelledPart(path=p, defect=GOOD) for p in dataset.good_paths)
     if not parts:
         raise DatasetError(f"{data}: has no test parts", remedy="add test/good and test/<defect> folders")
     return parts
@@ -101,6 +112,15 @@ def evaluate(
     parts = tuple(p for p in parts if p.path in kept)
     masks, bad_masks = _read_masks(parts, subject, skip_bad=skip_bad)
     frames_u8 = read_frames(data, usable, subject.input).frames_u8
+    maps, scores = predict_chunks(subject, frames_u8, progress)
+    judged = JudgedParts(parts=parts, frames_u8=frames_u8, scores=scores, maps=maps, masks=masks)
+    return summarise(subject, str(data), judged, [e.problem for e in (*bad, *bad_masks)]), judged
+
+
+def predict_chunks(
+    subject: Subject, frames_u8: NDArray[np.uint8], progress: Callable[[int, int], None] | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Maps (n, H, W) and scores (n,) of frames (n, H, W, 3). Raises BackendError if one is not finite."""
     maps, scores = [], []
     for start in range(0, len(frames_u8), _CHUNK):
         chunk_maps, chunk_scores = subject.predict(frames_u8[start : start + _CHUNK])
@@ -110,10 +130,7 @@ def evaluate(
             raise BackendError(f"{subject.name} answered NaN or infinity", remedy="train or export it again")
         if progress is not None:
             progress(start + len(chunk_scores), len(frames_u8))
-    judged = JudgedParts(
-        parts=parts, frames_u8=frames_u8, scores=np.concatenate(scores), maps=np.concatenate(maps), masks=masks
-    )
-    return _summarise(subject, data, judged, [e.problem for e in (*bad, *bad_masks)]), judged
+    return np.concatenate(maps), np.concatenate(scores)
 
 
 def _read_masks(
@@ -132,7 +149,8 @@ def _read_masks(
     return masks, bad
 
 
-def _summarise(subject: Subject, data: Path, judged: JudgedParts, skipped: list[str]) -> Evaluation:
+def summarise(subject: Subject, data: str, judged: JudgedParts, skipped: list[str]) -> Evaluation:
+    """All figures of parts already judged."""
     is_defective = judged.is_defective
     limit = subject.image_threshold.value
     # A defective part whose mask is empty says nothing about pixels: calling them all good would be a wrong label.
@@ -142,7 +160,7 @@ def _summarise(subject: Subject, data: Path, judged: JudgedParts, skipped: list[
     good_scores = judged.scores[~is_defective]
     return Evaluation(
         subject=printable(subject.name),
-        data=printable(str(data)),
+        data=printable(data),
         good_parts=int((~is_defective).sum()),
         defective_parts=int(is_defective.sum()),
         empty_masks=sum(map(bool, is_empty)),
@@ -150,6 +168,7 @@ def _summarise(subject: Subject, data: Path, judged: JudgedParts, skipped: list[
         threshold=subject.image_threshold,
         overall=_row("all", judged, is_defective, usable, limit),
         by_defect=[_row(d, judged, defects == d, usable, limit) for d in sorted(set(defects.tolist()) - {GOOD})],
+        robustness=[],
         skipped=[printable(problem) for problem in skipped],
     )
 
@@ -164,13 +183,14 @@ def _row(defect: str, judged: JudgedParts, chosen: NDArray[np.bool_], usable: ND
     maps = [judged.maps[i] for i in with_pixels]
     masks = [m for i in with_pixels if (m := judged.masks[i]) is not None]
     has_pixels = any(m.any() for m in masks) and not all(m.all() for m in masks)
+    pixel_auroc, au_pro = localisation(maps, masks) if has_pixels else (None, None)
     return Row(
         defect=defect,
         parts=int(chosen.sum()),
         parts_with_mask=int((chosen & usable).sum()),
         image_auroc=auroc(scores, labels) if has_both else None,
-        pixel_auroc=pixel_auroc(maps, masks) if has_pixels else None,
-        au_pro=au_pro(maps, masks) if has_pixels else None,
+        pixel_auroc=pixel_auroc,
+        au_pro=au_pro,
         f1=f1_at(scores, labels, limit) if chosen.any() else None,
         miss_rate=float((judged.scores[chosen].astype(np.float64) <= limit).mean()) if chosen.any() else None,
     )

@@ -17,12 +17,14 @@ from tqdm import tqdm
 
 from rdedge.errors import RunError, UsageError
 from rdedge.text import printable
+from rdedge_train.anomaly_map import PositionHead
 from rdedge_train.config import TrainConfig
 from rdedge_train.data import Frames, find_images, read_frames, split_good, usable_images
 from rdedge_train.distributed import World, summed, use_global_batch_norm
 from rdedge_train.features import TeacherFeatures, memory_budget_bytes
-from rdedge_train.loss import distillation_loss
-from rdedge_train.model import SIZE_MULTIPLE_PX, Detector, family_of
+from rdedge_train.loss import LossReading, distillation_loss
+from rdedge_train.model import SIZE_MULTIPLE_PX, STRIDES, Detector, family_of
+from rdedge_train.residual_head import ChannelWhitening, ResidualDistance, ResidualHead
 from rdedge_train.run_folder import (
     HELD_OUT_FILE,
     RUN_FILE,
@@ -80,6 +82,7 @@ def _train(
     budget = memory_budget_bytes(world.local_size)
     features = TeacherFeatures(detector.teacher, train.frames_u8, world.device, budget_bytes=budget)
     held_out_features = TeacherFeatures(detector.teacher, held_out.frames_u8, world.device, budget_bytes=budget // 4)
+    fit_whitening(detector, features)
     restorer: nn.Module = detector.restorer
     optimiser = torch.optim.Adam(restorer.parameters(), lr=config.learning_rate, betas=ADAM_BETAS)
     history = load_state(out, restorer, optimiser)
@@ -94,31 +97,32 @@ def _train(
             total = 0.0
             for step, indices in enumerate(batches(len(features), config.batch_size, config.seed, epoch)):
                 set_learning_rate(optimiser, config, (epoch - 1) * steps + step, config.epochs * steps)
-                total += _step(restorer, optimiser, features, indices, config, world) * len(indices)
+                total += _step(detector, restorer, optimiser, features, indices, config, world) * len(indices)
                 bar.update()
             loss = total / len(features)
-            score = held_out_score(detector, held_out_features)
-            if not (math.isfinite(loss) and math.isfinite(score)):
+            held_out_mean = held_out_loss(detector, held_out_features, config.loss)
+            if not (math.isfinite(loss) and math.isfinite(held_out_mean)):
                 raise RunError(
-                    f"the loss became {loss} and the held-out score {score} in epoch {epoch}",
+                    f"the loss became {loss} and the held-out loss {held_out_mean} in epoch {epoch}",
                     remedy="train into a new folder with a lower --learning-rate",
                 )
-            history.append(EpochRecord(epoch=epoch, loss=loss, held_out_score=score))
+            history.append(EpochRecord(epoch=epoch, loss=loss, held_out_loss=held_out_mean))
             if world.is_first:
                 save_state(out, detector.restorer, optimiser, history)
-                bar.set_postfix(epoch=f"{epoch}/{config.epochs}", loss=f"{loss:.4f}", held_out=f"{score:.4f}")
+                bar.set_postfix(epoch=f"{epoch}/{config.epochs}", loss=f"{loss:.4f}", held_out=f"{held_out_mean:.4f}")
                 if is_quiet:
                     print(
-                        f"epoch {epoch}/{config.epochs}  loss {loss:.4f}  held-out score {score:.4f}", file=sys.stderr
+                        f"epoch {epoch}/{config.epochs}  loss {loss:.4f}  held-out loss {held_out_mean:.4f}",
+                        file=sys.stderr,
                     )
     if world.is_first:
-        if detector.head is not None:
-            detector.head.fit(all_level_maps(detector, features))
+        fit_head(detector, features)
         save_finished(out, detector, history)
     return history
 
 
 def _step(
+    detector: Detector,
     restorer: nn.Module,
     optimiser: torch.optim.Optimizer,
     features: TeacherFeatures,
@@ -126,9 +130,12 @@ def _step(
     config: TrainConfig,
     world: World,
 ) -> float:
-    """One optimiser step on this process's share of a batch; returns the mean loss over the whole batch."""
+    """One optimiser step on this process's share of a batch; returns the mean loss over the whole batch.
+
+    ``restorer``: the detector's own, wrapped where several processes train.
+    """
     teacher = features.batch(indices[world.rank :: world.size])
-    losses: Tensor = distillation_loss(teacher[:3], restorer(teacher), config.loss)
+    losses: Tensor = distillation_loss(detector.targets(teacher), restorer(teacher), config.loss)
     # DDP averages gradients over processes, whose shares may differ by one: weigh each by what it holds.
     loss = losses.sum() * (world.size / len(indices))
     optimiser.zero_grad(set_to_none=True)
@@ -156,18 +163,36 @@ def set_learning_rate(optimiser: torch.optim.Optimizer, config: TrainConfig, ste
 
 
 @torch.no_grad()
-def all_level_maps(detector: Detector, features: TeacherFeatures) -> list[Tensor]:
-    """Cosine distance maps (n, 1, h, w) of every part, fine to coarse, on the device."""
-    detector.eval()
-    chunks = [detector.level_maps(batch) for batch in features.in_order()]
-    return [torch.cat(level) for level in zip(*chunks, strict=True)]
+def fit_whitening(detector: Detector, features: TeacherFeatures) -> None:
+    """What the student will have to restore is scaled by the teacher's features of all training parts."""
+    if isinstance(detector.head, ResidualHead):
+        for i, whitening in enumerate(detector.head.whitening):
+            assert isinstance(whitening, ChannelWhitening)
+            level = len(STRIDES) - len(detector.strides) + i
+            whitening.fit(batch[level] for batch in features.in_order())
 
 
 @torch.no_grad()
-def held_out_score(detector: Detector, features: TeacherFeatures) -> float:
-    """Mean image score of held-out good parts."""
+def fit_head(detector: Detector, features: TeacherFeatures) -> None:
+    """What is normal at each position, from all training parts, once the student is trained."""
     detector.eval()
-    return float(torch.cat([detector.judge_features(batch)[1] for batch in features.in_order()]).mean())
+    if isinstance(detector.head, PositionHead):
+        chunks = [detector.distances(batch) for batch in features.in_order()]
+        detector.head.fit([torch.cat(level) for level in zip(*chunks, strict=True)])
+    elif isinstance(detector.head, ResidualHead):
+        for i, distance in enumerate(detector.head.distance):
+            assert isinstance(distance, ResidualDistance)
+            distance.fit(detector.residuals(batch)[i] for batch in features.in_order())
+
+
+@torch.no_grad()
+def held_out_loss(detector: Detector, features: TeacherFeatures, reading: LossReading) -> float:
+    """Mean loss of held-out good parts: it rises when the student begins to learn its training parts by heart."""
+    detector.eval()
+    losses = [
+        distillation_loss(detector.targets(batch), detector.restorer(batch), reading) for batch in features.in_order()
+    ]
+    return float(torch.cat(losses).mean())
 
 
 def _seed_everything(seed: int) -> None:

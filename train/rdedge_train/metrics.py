@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.floating]
 Bools = NDArray[np.bool_]
+_BLOCK_PIXELS = 1 << 22  # sorted at once: 16 MB
+_SLICE = 1 << 18  # defective pixels searched for at once
 
 
 def auroc(scores: Floats, is_defective: Bools) -> float:
@@ -63,7 +65,7 @@ def pixel_auroc(maps: Sequence[NDArray[np.float32]], masks: Sequence[Bools]) -> 
 
     Raises ValueError if there is no defective or no defect-free pixel, for unequal shapes, NaN and infinity.
     """
-    return _auroc(_defect_free_pixels(maps, masks), np.concatenate([m[k] for m, k in zip(maps, masks, strict=True)]))
+    return localisation(maps, masks)[0]
 
 
 def au_pro(maps: Sequence[NDArray[np.float32]], masks: Sequence[Bools], fpr_limit: float = 0.3) -> float:
@@ -72,34 +74,79 @@ def au_pro(maps: Sequence[NDArray[np.float32]], masks: Sequence[Bools], fpr_limi
     The curve: mean overlap of all 8-connected regions of all masks against the false positive rate over all
     defect-free pixels of all images, at every threshold, joined by straight lines (MVTec AD, Bergmann et al. 2021,
     "The MVTec Anomaly Detection Dataset", IJCV 129, section 5, and its evaluation code).
-    The mean overlap is a sum over defective pixels, so the area is too: a pixel joins the overlap at the false
-    positive rate of its own score, with weight 1 / (regions * pixels of its region). No curve need be built.
     Raises ValueError as ``pixel_auroc`` does, and for a limit outside 0..1.
+    """
+    return localisation(maps, masks, fpr_limit)[1]
+
+
+def localisation(
+    maps: Sequence[NDArray[np.float32]], masks: Sequence[Bools], fpr_limit: float = 0.3
+) -> tuple[float, float]:
+    """``pixel_auroc`` and ``au_pro`` in one pass; exact, without building a curve.
+
+    Both are sums over defective pixels, of which all that counts is how many defect-free ones score below and as high:
+    for AUROC that is Mann-Whitney's U; for AU-PRO a pixel joins the overlap at the false positive rate of its own
+    score, with weight 1 / (regions * pixels of its region). Raises like these.
     """
     if not 0.0 < fpr_limit <= 1.0:
         raise ValueError(f"fpr_limit is {fpr_limit}; expected above 0 and at most 1")
-    defect_free = _defect_free_pixels(maps, masks)
-    defect_free.sort()
-    area, regions = 0.0, 0
-    for anomaly_map, mask in zip(maps, masks, strict=True):
+    _check_maps(maps, masks)
+    scores = np.concatenate([anomaly_map[mask] for anomaly_map, mask in zip(maps, masks, strict=True)])
+    weights, regions = _region_weights(masks)
+    order = scores.argsort()  # so that neighbouring searches stay in the cache
+    scores, weights = scores[order], weights[order]
+    del order
+    below, not_above, n = _ranks(scores, maps, masks)
+    area = sum(
+        float(weights[part] @ _area_right_of(1.0 - not_above[part] / n, 1.0 - below[part] / n, fpr_limit))
+        for part in _slices(len(scores))
+    )
+    auroc = (int(below.sum()) + int(not_above.sum())) / (2 * n * len(scores))
+    return auroc, min(1.0, area / (regions * fpr_limit))  # a sum of weights may round to above 1
+
+
+def _region_weights(masks: Sequence[Bools]) -> tuple[NDArray[np.float64], int]:
+    """1 / size of its region for each defective pixel, image by image and row by row; and the number of regions."""
+    weights, regions = [], 0
+    for mask in masks:
         labels_with_background, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
         region_of_pixel = labels[mask]
-        weights = 1.0 / np.bincount(region_of_pixel, minlength=1)[region_of_pixel]
-        scores = anomaly_map[mask]
-        order = scores.argsort()  # so that neighbouring searches stay in the cache
-        area += float(weights[order] @ _area_right_of(scores[order], defect_free, fpr_limit))
+        weights.append(1.0 / np.bincount(region_of_pixel, minlength=1)[region_of_pixel])
         regions += labels_with_background - 1
-    return area / (regions * fpr_limit)
+    return np.concatenate(weights), regions
 
 
-def _area_right_of(scores: Floats, sorted_defect_free: Floats, limit: float) -> NDArray[np.float64]:
-    """For each score, the integral to ``limit`` of its step from 0 to 1 at its own false positive rate.
-
-    Where defect-free pixels tie with the score the step is a ramp, as both join the curve at one threshold.
+def _ranks(
+    scores: Floats, maps: Sequence[NDArray[np.float32]], masks: Sequence[Bools]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+    """For each of the ascending ``scores``, how many defect-free pixels score below it, and how many not above it;
+    and how many there are. They are sorted block by block, so that memory does not grow with the number of maps.
     """
-    n = len(sorted_defect_free)
-    start = 1.0 - np.searchsorted(sorted_defect_free, scores, side="right") / n
-    end = 1.0 - np.searchsorted(sorted_defect_free, scores, side="left") / n
+    below, not_above = np.zeros(len(scores), np.int64), np.zeros(len(scores), np.int64)
+    images_a_block = max(1, _BLOCK_PIXELS // max(m.size for m in maps))
+    n = 0
+    for start in range(0, len(maps), images_a_block):
+        images = range(start, min(start + images_a_block, len(maps)))
+        block = np.concatenate([maps[i][~masks[i]] for i in images])
+        block.sort()
+        for part in _slices(len(scores)):
+            below[part] += np.searchsorted(block, scores[part], side="left")
+            not_above[part] += np.searchsorted(block, scores[part], side="right")
+        n += len(block)
+    return below, not_above, n
+
+
+def _slices(n: int) -> list[slice]:
+    """Pieces of n values small enough that what is computed of them takes little memory."""
+    return [slice(start, start + _SLICE) for start in range(0, n, _SLICE)]
+
+
+def _area_right_of(start: NDArray[np.float64], end: NDArray[np.float64], limit: float) -> NDArray[np.float64]:
+    """For each pixel, the integral to ``limit`` of its step from 0 to 1 at its own false positive rate.
+
+    Where defect-free pixels tie with it the step is a ramp from ``start`` to ``end``, as both join the curve at one
+    threshold.
+    """
     on_ramp = np.clip(limit, start, end) - start
     ramp_area = np.divide(on_ramp**2, 2.0 * (end - start), out=np.zeros_like(start), where=end > start)
     return np.asarray(ramp_area + np.maximum(limit - end, 0.0))
@@ -134,8 +181,7 @@ def _check_scores(scores: Floats, is_defective: Bools, *, needs_good: bool = Tru
         raise ValueError("no good part; expected at least one")
 
 
-def _defect_free_pixels(maps: Sequence[NDArray[np.float32]], masks: Sequence[Bools]) -> NDArray[np.float32]:
-    """All defect-free pixels of all images, after checking maps and masks."""
+def _check_maps(maps: Sequence[NDArray[np.float32]], masks: Sequence[Bools]) -> None:
     if len(maps) != len(masks):
         raise ValueError(f"{len(maps)} maps and {len(masks)} masks; expected as many")
     for anomaly_map, mask in zip(maps, masks, strict=True):
@@ -145,7 +191,5 @@ def _defect_free_pixels(maps: Sequence[NDArray[np.float32]], masks: Sequence[Boo
             raise ValueError("a pixel of a map is NaN or infinite")
     if not any(mask.any() for mask in masks):
         raise ValueError("no defective pixel in any mask; expected at least one")
-    pixels = np.concatenate([m[~k] for m, k in zip(maps, masks, strict=True)])
-    if not len(pixels):
+    if all(mask.all() for mask in masks):
         raise ValueError("no defect-free pixel in any mask; expected at least one")
-    return pixels

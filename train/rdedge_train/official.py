@@ -3,55 +3,63 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 from rdedge.errors import WeightsError
+from rdedge_train.checkpoint_file import REMEDY, read_checkpoint
 from rdedge_train.model import Restorer
 from rdedge_train.paper import RESNETS
 
-_REMEDY = "pass a checkpoint saved by the official RD4AD code for the model named"
-
 
 def load_official(restorer: Restorer, path: Path) -> None:
-    """Fill bottleneck and student from an official checkpoint, read with torch's tensor-only loader.
+    """Fill bottleneck and student from an official checkpoint; nothing in the file is run. Raises WeightsError."""
+    fill_official(restorer, read_checkpoint(path), path)
 
-    ``conv4``/``bn4`` (declared but never run by the official code) and keys containing "memory" are ignored, as the
-    official test script does. Raises WeightsError.
-    """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as exc:  # the loader raises many unrelated types on a damaged or foreign file
-        reason = (str(exc).splitlines() or [type(exc).__name__])[0]
-        raise WeightsError(f"{path}: not a readable checkpoint ({reason})", remedy=_REMEDY) from exc
-    if not isinstance(checkpoint, dict) or not all(isinstance(checkpoint.get(p), dict) for p in ("bn", "decoder")):
-        raise WeightsError(f"{path}: expected the keys bn and decoder", remedy=_REMEDY)
-    bottleneck = {
-        key: value
-        for key, value in checkpoint["bn"].items()
-        if not key.startswith(("conv4.", "bn4.")) and "memory" not in key
-    }
-    decoder = checkpoint["decoder"]
-    _check(restorer.bottleneck, bottleneck, f"{path}: bn")
-    _check(restorer.student, decoder, f"{path}: decoder")
+
+def is_official(checkpoint: object) -> TypeGuard[dict[str, dict[str, Tensor]]]:
+    """Whether what was read has the official layout."""
+    return isinstance(checkpoint, dict) and all(isinstance(checkpoint.get(part), dict) for part in ("bn", "decoder"))
+
+
+def fill_official(restorer: Restorer, checkpoint: object, path: Path) -> None:
+    """The same from what was read of ``path``; everything is checked before anything is filled. Raises WeightsError."""
+    if not is_official(checkpoint):
+        raise WeightsError(f"{path}: expected the keys bn and decoder", remedy=REMEDY)
+    bottleneck, decoder = without_unused(checkpoint["bn"]), checkpoint["decoder"]
+    check_state(restorer.bottleneck, bottleneck, f"{path}: bn")
+    check_state(restorer.student, decoder, f"{path}: decoder")
     restorer.bottleneck.load_state_dict(bottleneck)
     restorer.student.load_state_dict(decoder)
 
 
-def _check(module: nn.Module, state: dict[str, Tensor], where: str) -> None:
-    """Everything is checked before anything is filled."""
+def without_unused(bottleneck: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Without ``conv4``/``bn4``, declared but never run, and "memory" keys, which the official test script drops."""
+    return {
+        key: value
+        for key, value in bottleneck.items()
+        if not str(key).startswith(("conv4.", "bn4.")) and "memory" not in str(key)
+    }
+
+
+def check_state(module: nn.Module, state: dict[str, Tensor], where: str) -> None:
+    """A state dict fits a module: the same names and shapes, every number finite. Raises WeightsError."""
     wanted = module.state_dict()
-    for key in sorted(wanted.keys() | state.keys()):
+    strangers = [key for key in state if not isinstance(key, str)]
+    for key in strangers or sorted(wanted.keys() | state.keys()):
         if key not in state:
-            raise WeightsError(f"{where} lacks {key}", remedy=_REMEDY)
+            raise WeightsError(f"{where} lacks {key}", remedy=REMEDY)
         if key not in wanted:
-            raise WeightsError(f"{where} has {key}, which the model has not", remedy=_REMEDY)
+            raise WeightsError(f"{where} has {key}, which the model has not", remedy=REMEDY)
+        if not isinstance(state[key], Tensor):
+            raise WeightsError(f"{where} has {key}, which is no tensor", remedy=REMEDY)
         if state[key].shape != wanted[key].shape:
             got, expected = tuple(state[key].shape), tuple(wanted[key].shape)
-            raise WeightsError(f"{where} has {key} of shape {got}, expected {expected}", remedy=_REMEDY)
+            raise WeightsError(f"{where} has {key} of shape {got}, expected {expected}", remedy=REMEDY)
         if not torch.isfinite(state[key].float()).all():
-            raise WeightsError(f"{where} has NaN or infinity in {key}", remedy=_REMEDY)
+            raise WeightsError(f"{where} has NaN or infinity in {key}", remedy=REMEDY)
 
 
 def official_state(restorer: Restorer, model: str) -> dict[str, dict[str, Tensor]]:

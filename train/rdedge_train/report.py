@@ -123,7 +123,7 @@ def write_report(
         histogram(scores, is_defective, threshold),
         roc(scores, is_defective, threshold),
         "</div>",
-        f"<h2>Metrics</h2>{_table(metrics_rows)}" if metrics_rows else "",
+        f"<h2>Metrics</h2>{html_table(metrics_rows)}" if metrics_rows else "",
         _gallery(parts, threshold),
         sections,
         f"<h2>How it was made</h2>{_fact_list(facts)}" if facts else "",
@@ -159,7 +159,8 @@ def _tiles(scores: NDArray[np.float64], is_defective: NDArray[np.bool_], thresho
     return f'<div class="tiles">{"".join(f"<div><b>{big}</b><span>{text}</span></div>" for big, text in tiles)}</div>'
 
 
-def _table(rows: Sequence[Mapping[str, str]]) -> str:
+def html_table(rows: Sequence[Mapping[str, str]]) -> str:
+    """``<table>`` of rows by column name; everything is escaped."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
     head = "".join(f'<th scope="col">{escape(column)}</th>' for column in columns)
     body = ""

@@ -50,11 +50,11 @@ class RunRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
 
 class EpochRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One finished epoch: mean training loss and mean score of held-out good parts."""
+    """One finished epoch: mean loss of training and of held-out good parts."""
 
     epoch: Annotated[int, Meta(ge=1)]
     loss: float
-    held_out_score: float
+    held_out_loss: float
 
 
 @dataclass(frozen=True, slots=True)
