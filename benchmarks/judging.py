@@ -78,7 +78,7 @@ def main() -> None:
     without = [path for path, twin in zip(good, has_twin, strict=True) if not twin]
     text = (
         f"edge-lite0, {args.epochs} epochs, seeds {args.seeds}, image AUROC / AU-PRO 0.3, mean over seeds. "
-        f"Of {len(good)} good parts {int(has_twin.sum())} have a twin among the good test parts (features correlate above "
+        f"Of {len(good)} good parts {int(has_twin.sum())} have a twin among the good test parts (correlation above "
         f"{TWIN_CORRELATION}).\n\nKnowing parts again, without looking for a defect (score: minus the highest "
         f"correlation with a picture trained on): image AUROC **{auroc(-likeness, is_defective):.4f}**.\n\n"
     )

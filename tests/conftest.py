@@ -129,20 +129,21 @@ MakeConfig = Callable[..., "TrainConfig"]
 
 @pytest.fixture(scope="session")
 def make_config() -> MakeConfig:
-    """Settings of a tiny run; any field can be given."""
+    """Settings of a tiny run; any field can be given, head and loss default as on the command line."""
 
     def make(**fields: object) -> TrainConfig:
         import msgspec
 
-        from rdedge_train.config import TrainConfig
+        from rdedge_train.config import TrainConfig, default_head, default_loss
 
+        head = fields.get("head", default_head(str(fields.get("model", "edge-lite0"))))
         spec = {"size_hw": SIZE_HW, "colour_order": "rgb", "resize": "area", "roi_xywh": None}
         plain = {
             "model": "edge-lite0",
             "input": spec,
             "ocbe": "mff+oce",
-            "loss": "squared",
-            "head": "residual",
+            "loss": default_loss(head),
+            "head": head,
             "epochs": 2,
             "batch_size": 4,
             "learning_rate": 0.005,

@@ -44,7 +44,7 @@ def test_the_contract_says_where_the_model_came_from(tiny_bundle: Path, run: Fin
     record, model, data = run.record, contract.model, contract.data
     assert contract.input == record.config.input
     assert contract.graph == graph_spec((64, 64))
-    assert (model.name, model.ocbe, model.loss, model.head) == ("edge-lite0", "mff+oce", "flattened", "position")
+    assert (model.name, model.ocbe, model.loss, model.head) == ("edge-lite0", "mff+oce", "squared", "residual")
     assert model.teacher_weights == record.teacher
     assert model.weights_sha256 == run.weights_sha256
     assert model.parameters == sum(p.numel() for p in run.detector.parameters())

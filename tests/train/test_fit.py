@@ -176,8 +176,7 @@ def test_leftovers_of_killed_processes_are_removed(
     [
         ("model", "edge-lite1", "model edge-lite0, now asked for edge-lite1"),
         ("ocbe", "oce", "ocbe mff+oce, now asked for oce"),
-        ("loss", "per-position", "loss flattened, now asked for per-position"),
-        ("head", "plain", "head position, now asked for plain"),
+        ("head", "plain", "loss squared, now asked for flattened"),
         ("epochs", 3, "epochs 2, now asked for 3"),
         ("batch_size", 5, "batch_size 4, now asked for 5"),
         ("learning_rate", 0.001, "learning_rate 0.005, now asked for 0.001"),
@@ -370,8 +369,9 @@ def test_the_smallest_trainings_that_can_work(
     assert open_run(tmp_path / "run").record.config.batch_size == batch_size
 
 
-def test_the_position_head_is_fitted_on_the_training_parts(parts_folder: Path, tiny_run: Path) -> None:
-    run = open_run(tiny_run)
+def test_the_position_head_is_fitted_on_the_training_parts(parts_folder: Path, tmp_path: Path, train: Train) -> None:
+    train(parts_folder, tmp_path / "run", head="position", epochs=1)
+    run = open_run(tmp_path / "run")
     head = run.detector.head
     assert head is not None
     frames = rdedge_train.fit.read_frames(

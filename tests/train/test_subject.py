@@ -45,7 +45,7 @@ def test_a_runs_threshold_is_fitted_on_its_held_out_parts(tiny_run: Path) -> Non
         "Precision": "fp32",
         "Engine": "PyTorch",
         "Model": "edge-lite0",
-        "Head": "position",
+        "Head": "residual",
         "Bottleneck": "mff+oce",
     }
 
