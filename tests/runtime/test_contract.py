@@ -112,7 +112,7 @@ def test_every_field_has_one_type(contract: dict[str, Any]) -> None:
 @pytest.mark.parametrize("version", [0, 1, "2", 1.5, None, {"major": 1}])
 def test_another_schema_version_is_named(contract: dict[str, Any], version: object) -> None:
     message = refusal(json.dumps(contract | {"schema_version": version}).encode())
-    assert f"schema version {json.dumps(version)}, this rdedge reads 2" in message
+    assert f"schema version {json.dumps(version)}, this rdedge reads 3" in message
 
 
 @pytest.mark.parametrize(
@@ -138,6 +138,10 @@ def test_another_schema_version_is_named(contract: dict[str, Any], version: obje
         ("precisions.fp32.file", "other.onnx", "names other.onnx, which is not under files"),
         ("precisions.fp32.image_threshold.expected_rate", 1.5, "<= 1.0"),
         ("precisions.fp32.gate", {}, "missing required field `good_frames`"),
+        ("good_frames.brightness.samples", 0, ">= 1"),
+        ("good_frames.sharpness.quantiles", [1.0] * 20, "a distribution has 21 ascending quantiles"),
+        ("good_frames.contrast.quantiles", [1.0] * 20 + [0.9], "a distribution has 21 ascending quantiles"),
+        ("precisions.fp32.good_scores.quantiles", [], "a distribution has 21 ascending quantiles"),
         ("calibration.frames", 49, "<= 48"),
         ("calibration.frames", 3, "3 calibration frames, but 2 of them under files"),
         ("calibration.frames", 0, "0 calibration frames, but 2 of them under files"),
