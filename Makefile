@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 # Another build of torch (a CPU-only one is much smaller): make demo TORCH="torch torchvision --index-url ..."
 TORCH ?= torch torchvision
+# Extras of the test environment; with gobject (which is compiled) the tests of GStreamer and Aravis cameras run too.
+EXTRAS ?= dev
 BIN := $(VENV)/bin
 
 .PHONY: demo test check bench clean
@@ -35,5 +37,5 @@ $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet $(TORCH)
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]'
 	touch $@ $(VENV)/.demo

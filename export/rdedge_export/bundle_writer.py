@@ -33,6 +33,7 @@ from rdedge.contract import (
     encode_contract,
     sealed,
 )
+from rdedge.line.drift import distribution_of, frame_statistics
 from rdedge.threshold import Method, fit_thresholds
 from rdedge_export.calibration import read_calibration
 from rdedge_export.gate import DEFAULT_BUDGET, Budget, GateFrames, Gatekeeper
@@ -178,6 +179,7 @@ def _measured(
         file=GRAPH_FILES[precision],
         image_threshold=image_threshold,
         pixel_threshold=pixel_threshold,
+        good_scores=distribution_of(answers.scores),
         parity=parity,
         metrics=None if evaluation is None else evaluation.as_metrics(),
         gate=gate,
@@ -250,6 +252,7 @@ def _contract(
                 seed=config.seed,
             ),
             precisions=precisions,
+            good_frames=frame_statistics(run.held_out_frames()),
             calibration=calibration,
             files={p.relative_to(folder).as_posix(): sha256_of_file(p) for p in files},
             versions=record.versions | library_versions("onnx", "onnxruntime", "torch"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
@@ -21,6 +22,7 @@ CONTRACT_FILE = "contract.json"
 MIN_SIDE_PX = 32
 MAX_SIDE_PX = 4096
 MAX_CALIBRATION_FRAMES = 48
+QUANTILE_STEPS = 20  # a Distribution has its quantiles in steps of 1 / 20
 _UNSEALED = "0" * 64
 
 Side = Annotated[int, Meta(ge=MIN_SIDE_PX, le=MAX_SIDE_PX)]
@@ -114,6 +116,28 @@ class Threshold(_Strict, frozen=True):
             raise ValueError(f"the interval of the rate is empty: {self.rate_low} to {self.rate_high}")
 
 
+class Distribution(_Strict, frozen=True):
+    """How one quantity is spread over held-out good parts; what a line watches for drift."""
+
+    samples: Annotated[int, Meta(ge=1)]
+    quantiles: tuple[float, ...]  # from the lowest to the highest value, in even steps of probability
+
+    def __post_init__(self) -> None:
+        is_ascending = all(low <= high for low, high in pairwise(self.quantiles))
+        if len(self.quantiles) != QUANTILE_STEPS + 1 or not is_ascending:
+            raise ValueError(f"a distribution has {QUANTILE_STEPS + 1} ascending quantiles, got {self.quantiles}")
+        if not all(map(math.isfinite, self.quantiles)):
+            raise ValueError(f"quantiles must be finite, got {self.quantiles}")
+
+
+class FrameStatistics(_Strict, frozen=True):
+    """Held-out good parts as the graph sees them: light and focus (rdedge.line.drift measures both sides)."""
+
+    brightness: Distribution
+    contrast: Distribution
+    sharpness: Distribution
+
+
 class Parity(_Strict, frozen=True):
     """Distance of this graph from the trained PyTorch model on real frames."""
 
@@ -186,6 +210,7 @@ class PrecisionSpec(_Strict, frozen=True):
     file: str
     image_threshold: Threshold
     pixel_threshold: Threshold
+    good_scores: Distribution  # of held-out good parts
     parity: Parity
     metrics: Metrics | None
     gate: Gate | None  # None for fp32, which the others are measured against
@@ -211,6 +236,7 @@ class Contract(_Strict, frozen=True):
     model: ModelSpec
     data: DataSpec
     precisions: dict[Precision, PrecisionSpec]
+    good_frames: FrameStatistics
     calibration: CalibrationSpec
     files: dict[str, Sha256]  # every shipped file but the contract itself
     versions: dict[str, str]

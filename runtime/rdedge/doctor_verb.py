@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib
+import importlib.util
 import json
 import platform
 import shutil
@@ -188,13 +189,16 @@ def _onnxruntime() -> Finding:
 
 
 def _opencv(*, is_jetson: bool) -> Finding:
-    """OpenCV from PyPI has no GStreamer, which a Jetson's CSI cameras need."""
+    """OpenCV from PyPI has no GStreamer; a Jetson's CSI cameras need it, from OpenCV or from PyGObject."""
     lines = (line.split(":", 1) for line in cv2.getBuildInformation().splitlines() if "GStreamer:" in line)
     has_gstreamer = any(value.strip().startswith("YES") for _, value in lines)
     found = f"{cv2.__version__}, {'with' if has_gstreamer else 'without'} GStreamer"
-    if has_gstreamer or not is_jetson:
+    if has_gstreamer or not is_jetson or importlib.util.find_spec("gi") is not None:
         return Finding(name="OpenCV", status="ok", found=found)
-    remedy = "pip uninstall opencv-python-headless && apt install python3-opencv (CSI cameras need GStreamer)"
+    remedy = (
+        "pip install 'rdedge[gobject]' && apt install gir1.2-gstreamer-1.0 gstreamer1.0-plugins-base "
+        "gstreamer1.0-plugins-good (CSI cameras need GStreamer)"
+    )
     return Finding(name="OpenCV", status="warning", found=found, remedy=remedy)
 
 

@@ -12,6 +12,7 @@ RdedgeError
 │   └── ContractError   its contract.json breaks the schema
 ├── BackendError        no engine, or an engine that failed on a frame
 ├── SourceError         a frame source that cannot be opened or read
+│   └── CameraFault     a camera that fails now and may come back
 └── SinkError           a result that could not be delivered
 """
 
@@ -72,6 +73,14 @@ class BackendError(RdedgeError):
 
 class SourceError(RdedgeError):
     """A frame source that cannot be opened or read."""
+
+
+class CameraFault(SourceError):
+    """A camera that fails now and may come back; ``kind`` is the word for its event, such as ``unplugged``."""
+
+    def __init__(self, kind: str, problem: str, *, remedy: str):
+        super().__init__(problem, remedy=remedy)
+        self.kind = kind
 
 
 class SinkError(RdedgeError):

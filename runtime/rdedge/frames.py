@@ -15,13 +15,17 @@ class Frame:
     """One picture of one part.
 
     ``image_bgr_u8``: (H, W, 3) uint8, OpenCV's channel order; ``captured_at_s``: seconds of ``time.monotonic``;
-    ``source``: where it came from (a file's path, or the video's path).
+    ``source``: where it came from (a file's path, a camera's address without its password); ``part_id``: the part's own
+    name, from its trigger (None: the camera runs freely); ``device_timestamp_s``: the exposure by the camera's clock,
+    mapped to ``time.monotonic`` (None: it has no clock that reaches us).
     """
 
     image_bgr_u8: NDArray[np.uint8]
     index: int
     captured_at_s: float
     source: str
+    part_id: str | None = None
+    device_timestamp_s: float | None = None
 
     def __post_init__(self) -> None:
         check_image(self.image_bgr_u8, self.source)

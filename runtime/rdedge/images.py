@@ -25,7 +25,12 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 
     JPEG orientation tags are obeyed. Raises ImageError naming the file and the reason.
     """
-    image = _decode(path)
+    return decode_image(_read(path), path)
+
+
+def decode_image(data: bytes, name: str | Path) -> NDArray[np.uint8]:
+    """The bytes of an image file -> (H, W, 3) BGR uint8, as ``read_image``; ``name`` is for its errors."""
+    image = _decode(data, name)
     if image.ndim == 2:
         image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR).astype(np.uint8, copy=False)
     return image
@@ -33,7 +38,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 
 def read_mask(path: Path) -> NDArray[np.uint8]:
     """A ground-truth mask -> (H, W) uint8; of a colour file the brightest channel. Raises ImageError."""
-    mask = _decode(path)
+    mask = _decode(_read(path), path)
     return mask if mask.ndim == 2 else mask.max(axis=2)
 
 
@@ -46,8 +51,7 @@ def silence_opencv() -> None:
         cv2.utils.logging.setLogLevel(0)
 
 
-def _decode(path: Path) -> NDArray[np.uint8]:
-    data = _read(path)
+def _decode(data: bytes, path: str | Path) -> NDArray[np.uint8]:
     flags = cv2.IMREAD_UNCHANGED
     if data.startswith(b"\xff\xd8"):
         _check_jpeg(data, path)
@@ -77,7 +81,7 @@ def _read(path: Path) -> bytes:
     return data
 
 
-def _checked(image: NDArray[np.generic], path: Path) -> NDArray[np.uint8]:
+def _checked(image: NDArray[np.generic], path: str | Path) -> NDArray[np.uint8]:
     """Refuses depths, channels and sizes that would have to be guessed about."""
     height, width = image.shape[:2]
     channels = image.shape[2] if image.ndim == 3 else 1
@@ -98,7 +102,7 @@ def _checked(image: NDArray[np.generic], path: Path) -> NDArray[np.uint8]:
     return image[:, :, 0] if channels == 1 and image.ndim == 3 else image  # type: ignore[return-value]
 
 
-def _check_jpeg(data: bytes, path: Path) -> None:
+def _check_jpeg(data: bytes, path: str | Path) -> None:
     """Walks the segments up to the picture data, in which FF D9 can only be the end marker.
 
     OpenCV fills what a truncated JPEG lacks with grey, and says nothing; a CMYK one it converts by guess.
@@ -117,7 +121,7 @@ def _check_jpeg(data: bytes, path: Path) -> None:
     raise ImageError(f"{path}: truncated or damaged JPEG (no end marker)", remedy=_AGAIN)
 
 
-def _check_png(data: bytes, path: Path) -> None:
+def _check_png(data: bytes, path: str | Path) -> None:
     """Every chunk whole and its checksum right: libpng hands out what it has decoded before a fault."""
     position = len(_PNG_SIGNATURE)
     while position + 12 <= len(data):

@@ -19,6 +19,9 @@ from rdedge.contract import Precision
 from rdedge.errors import ImageError, RdedgeError, UsageError
 from rdedge.frames import Frame, check_image
 from rdedge.judge import Verdict, judge
+from rdedge.line.debounce import PartVerdict
+from rdedge.line.masks import Mask
+from rdedge.line.tiles import Tiling, stitch
 from rdedge.preprocess import preprocess, region_of_interest
 from rdedge.stream import Stream
 
@@ -44,6 +47,24 @@ class Inspection:
     frame: Frame
     verdict: Verdict
     times: StageTimes
+    part: PartVerdict | None = None  # where a K-of-N rule judges parts by several frames
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What one camera changes of how its pictures are judged; by default nothing.
+
+    ``threshold``: instead of the engine's or the bundle's image threshold. ``tiling``: the picture goes through the
+    model in tiles.
+    """
+
+    threshold: float | None = None
+    min_area_px: int = 0
+    mask: Mask | None = None
+    tiling: Tiling | None = None
+
+
+_NO_RULES = Rules()
 
 
 class Inspector:
@@ -103,10 +124,10 @@ class Inspector:
         check_image(image_bgr_u8, "picture")
         return self._judge(image_bgr_u8)[0]
 
-    def inspect_frame(self, frame: Frame) -> Inspection:
-        """The same for a frame of a source, with times; an error names the frame's source."""
+    def inspect_frame(self, frame: Frame, rules: Rules = _NO_RULES) -> Inspection:
+        """The same for a frame of a source, by the camera's rules, with times; an error names the frame's source."""
         try:
-            verdict, times = self._judge(frame.image_bgr_u8)
+            verdict, times = self._judge(frame.image_bgr_u8, rules)
         except ImageError as exc:
             raise ImageError(f"{frame.source}: {exc.problem}", remedy=exc.remedy) from exc
         return Inspection(frame=frame, verdict=verdict, times=times)
@@ -152,25 +173,29 @@ class Inspector:
         finally:
             if len(self._under_way) > pipeline.under_way:  # a call out of turn leaves the frame under way
                 self._under_way.popleft()
-        verdict, times = self._conclude(prediction, frame.image_bgr_u8, started, preprocessed)
+        verdict, times = self._conclude(prediction, frame.image_bgr_u8, started, preprocessed, _NO_RULES)
         return Inspection(frame=frame, verdict=verdict, times=times)
 
-    def _judge(self, image_bgr_u8: NDArray[np.uint8]) -> tuple[Verdict, StageTimes]:
+    def _judge(self, image_bgr_u8: NDArray[np.uint8], rules: Rules = _NO_RULES) -> tuple[Verdict, StageTimes]:
+        if rules.tiling is not None:
+            return self._judge_tiles(image_bgr_u8, rules, rules.tiling)
         started = time.perf_counter()
         frame_u8 = preprocess(image_bgr_u8, self._input)
         preprocessed = time.perf_counter()
-        return self._conclude(self.backend.infer(frame_u8), image_bgr_u8, started, preprocessed)
+        return self._conclude(self.backend.infer(frame_u8), image_bgr_u8, started, preprocessed, rules)
 
     def _conclude(
-        self, prediction: Prediction, image_bgr_u8: NDArray[np.uint8], started: float, preprocessed: float
+        self,
+        prediction: Prediction,
+        image_bgr_u8: NDArray[np.uint8],
+        started: float,
+        preprocessed: float,
+        rules: Rules,
     ) -> tuple[Verdict, StageTimes]:
         inferred = time.perf_counter()
-        verdict = judge(
-            prediction.anomaly_map[0, 0],
-            float(prediction.score[0]),
-            image_threshold=self.threshold,
-            pixel_threshold=self._pixel_threshold,
-            roi_xywh=region_of_interest(image_bgr_u8.shape[:2], self._input),
+        shown_xywh = region_of_interest(image_bgr_u8.shape[:2], self._input)
+        verdict = self._verdict(
+            prediction.anomaly_map[0, 0], float(prediction.score[0]), image_bgr_u8, shown_xywh, rules
         )
         judged = time.perf_counter()
         times = StageTimes(
@@ -179,6 +204,47 @@ class Inspector:
             judge_ms=(judged - inferred) * 1e3,
         )
         return verdict, times
+
+    def _judge_tiles(self, image_bgr_u8: NDArray[np.uint8], rules: Rules, tiling: Tiling) -> tuple[Verdict, StageTimes]:
+        """Tile by tile through the model, judged as one picture."""
+        source_hw = image_bgr_u8.shape[0], image_bgr_u8.shape[1]
+        boxes = tiling.boxes(source_hw)
+        maps = []
+        preprocess_s = infer_s = 0.0
+        for x, y, w, h in boxes:
+            started = time.perf_counter()
+            frame_u8 = preprocess(image_bgr_u8[y : y + h, x : x + w], self._input)
+            preprocessed = time.perf_counter()
+            maps.append(self.backend.infer(frame_u8).anomaly_map[0, 0])
+            preprocess_s += preprocessed - started
+            infer_s += time.perf_counter() - preprocessed
+        started = time.perf_counter()
+        whole = stitch(maps, boxes, source_hw)
+        shown_xywh = (0, 0, source_hw[1], source_hw[0])
+        verdict = self._verdict(whole, float(whole.max()), image_bgr_u8, shown_xywh, rules)
+        judge_ms = (time.perf_counter() - started) * 1e3
+        return verdict, StageTimes(preprocess_ms=preprocess_s * 1e3, infer_ms=infer_s * 1e3, judge_ms=judge_ms)
+
+    def _verdict(
+        self,
+        anomaly_map: NDArray[np.float32],
+        score: float,
+        image_bgr_u8: NDArray[np.uint8],
+        shown_xywh: tuple[int, int, int, int],
+        rules: Rules,
+    ) -> Verdict:
+        keep = None
+        if rules.mask is not None:
+            keep = rules.mask.keep(image_bgr_u8.shape[:2], shown_xywh, anomaly_map.shape)
+        return judge(
+            anomaly_map,
+            score,
+            image_threshold=self.threshold if rules.threshold is None else rules.threshold,
+            pixel_threshold=self._pixel_threshold,
+            roi_xywh=shown_xywh,
+            keep=keep,
+            min_area_px=rules.min_area_px,
+        )
 
     def close(self) -> None:
         """Free the engine; may be called twice."""

@@ -24,8 +24,10 @@ class Region:
 class Verdict:
     """What the line acts on.
 
-    ``is_anomalous``: score above threshold. ``anomaly_map``: (h, w) float32 at the model's size. ``regions``: highest
-    peak first; empty for a good part.
+    ``is_anomalous``: score above threshold, with a region of the smallest area that counts, and so often as the line's
+    K-of-N rule asks. ``score``: the map's maximum where it is not masked. ``anomaly_map``: (h, w) float32 at the
+    model's size, or at the size of all tiles together. ``regions``: highest peak first; empty where this frame is good.
+    ``graph_score``: the maximum with what is masked, where something is.
     """
 
     is_anomalous: bool
@@ -33,6 +35,7 @@ class Verdict:
     threshold: float
     anomaly_map: NDArray[np.float32]
     regions: tuple[Region, ...]
+    graph_score: float | None = None
 
 
 def judge(
@@ -42,22 +45,44 @@ def judge(
     image_threshold: float,
     pixel_threshold: float,
     roi_xywh: tuple[int, int, int, int],
+    keep: NDArray[np.bool_] | None = None,
+    min_area_px: int = 0,
 ) -> Verdict:
     """One part's verdict. ``anomaly_map``: (h, w) float32; ``roi_xywh``: what it shows, in source pixels.
 
+    ``keep``: (h, w) bool, False where nothing is judged; ``min_area_px``: a smaller region is no reason to reject.
     Raises BackendError if score or map is not finite: a NaN is below every threshold and would pass as good.
     """
     if not np.isfinite(score) or not np.isfinite(anomaly_map).all():
         raise BackendError("the engine answered NaN or infinity", remedy="export the bundle or build the engine again")
+    graph_score = None
+    if keep is not None:
+        graph_score = score
+        anomaly_map, score = masked(anomaly_map, keep)
     is_anomalous = score > image_threshold
-    regions = find_regions(anomaly_map, image_threshold, pixel_threshold, roi_xywh) if is_anomalous else ()
+    regions: tuple[Region, ...] = ()
+    if is_anomalous:
+        found = find_regions(anomaly_map, image_threshold, pixel_threshold, roi_xywh, keep)
+        regions = tuple(region for region in found if region.area_px >= min_area_px)
+        is_anomalous = min_area_px == 0 or bool(regions)
     return Verdict(
         is_anomalous=is_anomalous,
         score=score,
         threshold=image_threshold,
         anomaly_map=anomaly_map,
         regions=regions,
+        graph_score=graph_score,
     )
+
+
+def masked(anomaly_map: NDArray[np.float32], keep: NDArray[np.bool_]) -> tuple[NDArray[np.float32], float]:
+    """The map with what is not kept set to the lowest kept value, and its maximum, which is the score as in the graph.
+
+    Both (h, w); at least one pixel is kept. A threshold fitted without a mask stays safe: the maximum over fewer
+    pixels is never higher, so no more good parts are rejected than promised.
+    """
+    kept = anomaly_map[keep]
+    return np.where(keep, anomaly_map, kept.min()), float(kept.max())
 
 
 def find_regions(
@@ -65,14 +90,16 @@ def find_regions(
     image_threshold: float,
     pixel_threshold: float,
     roi_xywh: tuple[int, int, int, int],
+    keep: NDArray[np.bool_] | None = None,
 ) -> tuple[Region, ...]:
-    """8-connected areas above the pixel threshold that reach above the image threshold.
+    """8-connected areas above the pixel threshold that reach above the image threshold, where the map is kept.
 
     Two levels, as in Canny's hysteresis: a region always explains the reject, and noise between the limits is not
     reported. Boxes are rounded outwards, so they cover the region and stay inside the picture.
     """
     low = min(pixel_threshold, image_threshold)
-    count, labels, stats, _ = cv2.connectedComponentsWithStats((anomaly_map > low).astype(np.uint8), connectivity=8)
+    is_above = anomaly_map > low if keep is None else (anomaly_map > low) & keep
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(is_above.astype(np.uint8), connectivity=8)
     x0, y0, roi_w, roi_h = roi_xywh
     map_h, map_w = anomaly_map.shape
     regions = []

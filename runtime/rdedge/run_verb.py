@@ -1,46 +1,61 @@
-"""``rdedge run``: frames of a folder or a video in, a line a part and a summary out."""
+"""``rdedge run``: one source in, a line a part and a summary out; or a whole line as its file describes it."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import get_args
 
+import msgspec
 import numpy as np
 
 from rdedge.backends import BackendName
 from rdedge.contract import Precision
 from rdedge.errors import UsageError
-from rdedge.inspector import Inspection, Inspector
+from rdedge.events import tell
+from rdedge.inspector import Inspection, Inspector, Rules
+from rdedge.line.checked import Problems
+from rdedge.line.config import Page, refusal
+from rdedge.line.lane import Lane, LaneCounts, Settings
+from rdedge.line.line import Line
+from rdedge.line.plan import Plan, make_plan
+from rdedge.line.service import serve
+from rdedge.page import OperatorPage
 from rdedge.sinks import JsonLinesSink, OverlaySink, Sink
+from rdedge.sinks.record import new_session
 from rdedge.sources import FrameSource, open_source
-from rdedge.stream import Policy, Stream
+from rdedge.stream import Stream
 from rdedge.text import printable
 
 _NAME_WIDTH = 32
 _SKIPPED_SHOWN = 10
+_DRAIN_S = 10.0
+_TIMES_KEPT = 100_000  # a camera may run for months
 _COLUMNS = f"{{:>6}}  {{:<{_NAME_WIDTH}}}  {{}}  {{:>9}}  {{:<22}}  {{:>8}}"
 _RED, _GREEN, _PLAIN = "\033[31m", "\033[32m", "\033[0m"
+_OF_THE_FILE = ("bundle", "source", "out", "precision", "backend", "threshold", "policy", "skip_bad")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's command line."""
-    parser.add_argument("bundle", metavar="BUNDLE", help="folder that `rdedge export --out` made")
-    parser.add_argument("--source", required=True, metavar="PATH", help="folder of images, an image, or a video file")
+    parser.add_argument("bundle", metavar="BUNDLE", nargs="?", help="folder that `rdedge export --out` made")
+    parser.add_argument("--source", metavar="URI", help="folder of images, an image, a video file, or a camera")
+    parser.add_argument("--line", type=Path, metavar="FILE", help="run the line that this TOML file describes instead")
+    parser.add_argument("--dry-run", action="store_true", help="with --line: check the file and all it names, then end")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write verdicts.jsonl and pictures of rejects here")
-    parser.add_argument("--precision", choices=get_args(Precision), default="fp32", help="graph to run (%(default)s)")
-    parser.add_argument("--backend", choices=get_args(BackendName), default="onnxruntime", help="engine (%(default)s)")
+    parser.add_argument("--precision", choices=get_args(Precision), help="graph to run (fp32)")
+    parser.add_argument("--backend", choices=get_args(BackendName), help="engine (onnxruntime)")
     parser.add_argument("--threshold", type=float, metavar="X", help="reject above X instead of the bundle's threshold")
     parser.add_argument(
         "--policy",
-        choices=get_args(Policy),
-        default="every",
-        help="every: judge each frame; latest: drop frames that come while one is judged (%(default)s)",
+        choices=("every", "latest"),
+        help="every: judge each frame; latest: drop frames that come while one is judged (every)",
     )
     parser.add_argument(
         "--in-flight",
@@ -50,23 +65,82 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="frames on the GPU at a time; 2 is for throughput (%(default)s)",
     )
     parser.add_argument("--skip-bad", action="store_true", help="leave out images that cannot be used and list them")
+    parser.add_argument(
+        "--page", nargs="?", const="", metavar="HOST:PORT", help="show the operator page (127.0.0.1:8360: this machine)"
+    )
 
 
 def execute(args: argparse.Namespace) -> int:
     """Judges every frame. Raises RdedgeError; what was judged before is printed and written by then."""
+    if args.line is not None:
+        given = [name for name in _OF_THE_FILE if getattr(args, name)]
+        if given:
+            raise UsageError(f"--line with {', '.join(given)}", remedy="write these into the file, or leave --line out")
+        return _run_line(args)
+    see = "see `rdedge run --help`"
+    missing = [name for name, value in (("BUNDLE", args.bundle), ("--source", args.source)) if value is None]
+    if missing:
+        raise UsageError(f"the following arguments are required: {', '.join(missing)}", remedy=see)
+    if args.dry_run:
+        raise UsageError("--dry-run checks a line's file", remedy=f"give --line FILE, or leave it out; {see}")
     if args.in_flight > 1 and args.policy == "latest":
         raise UsageError(
             "--in-flight 2 would let the newest frame wait behind another",
             remedy="use --policy every, or --in-flight 1",
         )
-    session = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+    return _run_source(args)
+
+
+def _run_line(args: argparse.Namespace) -> int:
+    try:
+        plan = make_plan(args.line)
+    except Problems as exc:
+        if sys.stderr is not None:
+            for problem in exc.problems:
+                print(f"rdedge: {printable(problem)}", file=sys.stderr)
+        raise refusal(args.line, exc) from exc
+    for row in _describe(plan):
+        print(row)
+    if args.dry_run:
+        return 0
+    page = None if args.page is None else _page(args.page, plan.config.page or Page())
+    with Line(plan, page) as line:
+        if line.page_url is not None:
+            print(f"operator page at {line.page_url}")
+        print(f"session {line.session}", flush=True)
+        counts = line.run(on_shown=lambda lane, inspection: None)
+        for lane, count in zip(line.lanes, counts, strict=True):
+            print(f"{lane.name}: {_summary(count)}")
+    _raise_fault(line.lanes)
+    return 0
+
+
+def _describe(plan: Plan) -> Iterator[str]:
+    """What a line is, a row a camera."""
+    config = plan.config
+    cameras = f"{len(config.camera)} camera{'s' if len(config.camera) > 1 else ''}"
+    yield f"{plan.path}: {cameras}, {config.backend}, {config.precision}, results in {plan.file(config.out)}"
+    for camera in config.camera:
+        spec = plan.bundles[config.bundle_of(camera)].precision_spec(config.precision)
+        threshold = spec.image_threshold.value if camera.threshold is None else camera.threshold
+        sinks = [kind for kind in config.sinks.__struct_fields__ if getattr(config.sinks_of(camera), kind) is not None]
+        notes = [f"policy {camera.policy}", f"threshold {threshold:.4g}", f"sinks {', '.join(sinks) or 'none'}"]
+        if camera.k_of_n is not None:
+            notes.append(f"{camera.k_of_n[0]} of {camera.k_of_n[1]} frames")
+        if camera.tiles is not None:
+            notes.append("in tiles: each may reject a good part at the bundle's rate, and drift is not watched")
+        yield f"  {camera.name}: {'; '.join(notes)}"
+
+
+def _run_source(args: argparse.Namespace) -> int:
+    session = new_session()
     tally = _Tally()
     with ExitStack() as stack:
         inspector = stack.enter_context(
             Inspector.open(
                 args.bundle,
-                backend=args.backend,
-                precision=args.precision,
+                backend=args.backend or "onnxruntime",
+                precision=args.precision or "fp32",
                 threshold=args.threshold,
                 frames_in_flight=args.in_flight,
             )
@@ -74,7 +148,7 @@ def execute(args: argparse.Namespace) -> int:
         source = open_source(args.source, skip_bad=args.skip_bad)
         if args.out is not None:
             _check_apart(args.out, Path(source.name))
-        stream = stack.enter_context(closing(Stream(source, policy=args.policy)))
+        stream = stack.enter_context(closing(Stream(source, policy=args.policy or "every")))
         roi_xywh = inspector.bundle.contract.input.roi_xywh
         sinks: list[Sink] = []
         if args.out is not None:
@@ -82,20 +156,63 @@ def execute(args: argparse.Namespace) -> int:
                 JsonLinesSink(args.out / "verdicts.jsonl", session),
                 OverlaySink(args.out / "rejects" / session, roi_xywh),
             ]
-        for sink in sinks:
-            stack.enter_context(closing(sink))
+        if args.page is not None:
+            page = stack.enter_context(closing(_open_page(_page(args.page, Page()), session)))
+            sinks.append(page.sink("", roi_xywh))
+            print(f"operator page at {page.url}", flush=True)
+        lane = Lane("", source, stream, inspector, Settings(rules=Rules(), sinks=sinks), on_event=tell, forgives=False)
         table = _Table(Path(source.name), in_colour=_wants_colour())
-        for inspection in inspector.inspect_stream(stream):
-            for sink in sinks:
-                sink.write(inspection)
+
+        def show(lane: Lane, inspection: Inspection) -> None:
             table.show(inspection)
             tally.add(inspection)
-        _print_summary(tally, stream.counts.dropped, source)
+
+        def close_sinks() -> None:
+            for sink in sinks:
+                sink.close()
+
+        if args.in_flight > 1:
+            counts = _run_pipelined(lane, show, close_sinks)
+        else:
+            (counts,) = serve([lane], drain_s=_DRAIN_S, on_shown=show, close_sinks=close_sinks)
+        _raise_fault([lane])
+        _print_summary(tally, counts, source)
     if args.out is not None:
         print(f"written to {args.out / 'verdicts.jsonl'}")
-        if tally.rejects:
+        if counts.rejected:
             print(f"pictures of the rejects in {args.out / 'rejects' / session}")
     return 0
+
+
+def _run_pipelined(lane: Lane, show: Callable[[Lane, Inspection], None], close_sinks: Callable[[], None]) -> LaneCounts:
+    """For throughput: the next frame goes to the GPU while the last one is judged there; ends with the source."""
+    try:
+        for inspection in lane.inspector.inspect_stream(lane.stream):
+            show(lane, lane.accept(inspection))
+    finally:
+        close_sinks()
+    return lane.finish()
+
+
+def _raise_fault(lanes: list[Lane]) -> None:
+    """What ended a camera's frames, once all others were judged."""
+    for lane in lanes:
+        if lane.fault is not None:
+            raise lane.fault
+
+
+def _page(address: str, page: Page) -> Page:
+    """``page`` at another address; "": at its own."""
+    if not address:
+        return page
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise UsageError(f"--page {address}", remedy="give HOST:PORT, e.g. 127.0.0.1:8360")
+    return msgspec.structs.replace(page, bind=host.strip("[]"), port=int(port))
+
+
+def _open_page(page: Page, session: str) -> OperatorPage:
+    return OperatorPage(page.bind, page.port, session=session)
 
 
 def _check_apart(out: Path, source: Path) -> None:
@@ -110,11 +227,9 @@ def _check_apart(out: Path, source: Path) -> None:
 class _Tally:
     """What the summary needs of all parts."""
 
-    rejects: int = 0
-    times_ms: list[float] = field(default_factory=list)  # from the frame in hand to its verdict
+    times_ms: deque[float] = field(default_factory=lambda: deque(maxlen=_TIMES_KEPT))  # from the frame to its verdict
 
     def add(self, inspection: Inspection) -> None:
-        self.rejects += inspection.verdict.is_anomalous
         self.times_ms.append(inspection.times.total_ms)
 
 
@@ -150,16 +265,24 @@ class _Table:
         return name if len(name) <= _NAME_WIDTH else "..." + name[3 - _NAME_WIDTH :]
 
 
-def _print_summary(tally: _Tally, dropped: int, source: FrameSource) -> None:
-    parts, skipped = len(tally.times_ms), source.skipped
-    print(f"\n{parts} parts: {parts - tally.rejects} good, {tally.rejects} rejected", end="")
-    print(f"; {dropped} frames dropped, {len(skipped)} skipped")
-    median_ms, p95_ms = np.percentile(tally.times_ms, [50, 95])
-    print(f"frame to verdict: median {median_ms:.1f} ms, p95 {p95_ms:.1f} ms")
+def _print_summary(tally: _Tally, counts: LaneCounts, source: FrameSource) -> None:
+    skipped = source.skipped
+    print(f"\n{counts.judged} parts: {counts.judged - counts.rejected} good, {counts.rejected} rejected", end="")
+    print(f"; {counts.dropped} frames dropped, {len(skipped)} skipped")
+    if tally.times_ms:  # a run may be stopped before its first frame
+        median_ms, p95_ms = np.percentile(tally.times_ms, [50, 95])
+        print(f"frame to verdict: median {median_ms:.1f} ms, p95 {p95_ms:.1f} ms")
     for error in skipped[:_SKIPPED_SHOWN]:
         print(f"skipped {printable(error.problem)}")
     if len(skipped) > _SKIPPED_SHOWN:
         print(f"skipped {len(skipped) - _SKIPPED_SHOWN} more")
+
+
+def _summary(counts: LaneCounts) -> str:
+    return (
+        f"{counts.offered} frames = {counts.judged} judged ({counts.rejected} rejected) + {counts.dropped} dropped "
+        f"+ {counts.skipped} skipped"
+    )
 
 
 def _wants_colour() -> bool:

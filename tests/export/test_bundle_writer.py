@@ -67,6 +67,27 @@ def test_every_file_is_listed_with_its_hash(tiny_bundle: Path) -> None:
     assert list(contract.precisions) == ["fp32"]
 
 
+def test_a_line_can_tell_drift_from_the_held_out_parts(tiny_bundle: Path, run: FinishedRun) -> None:
+    contract = open_bundle(tiny_bundle).contract
+    backend = OnnxRuntimeBackend(tiny_bundle / "model.onnx", graph_spec((64, 64)))
+    frames_u8 = run.held_out_frames()
+    scores = np.array([backend.infer(frame[np.newaxis]).score[0] for frame in frames_u8])
+    good = contract.precisions["fp32"].good_scores
+    assert good.samples == len(frames_u8) == contract.good_frames.brightness.samples
+    assert (good.quantiles[0], good.quantiles[-1]) == (scores.min(), scores.max())
+    levels = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).mean() for frame in frames_u8]
+    quantiles = contract.good_frames.brightness.quantiles
+    assert quantiles[0] == pytest.approx(min(levels)) and quantiles[-1] == pytest.approx(max(levels))
+
+
+def test_the_score_is_the_maps_maximum(tiny_bundle: Path, draw_washer: DrawWasher) -> None:
+    """A line's mask takes the maximum of what it leaves of the map, and calls it by the same name."""
+    with Inspector.open(tiny_bundle) as inspector:
+        for seed in range(5):
+            verdict = inspector.inspect(draw_washer(seed, is_scratched=seed % 2 == 1))
+            assert verdict.score == verdict.anomaly_map.max()
+
+
 def test_thresholds_are_those_of_the_graphs_own_scores(tiny_bundle: Path, run: FinishedRun) -> None:
     spec = open_bundle(tiny_bundle).contract.precisions["fp32"]
     backend = OnnxRuntimeBackend(tiny_bundle / spec.file, graph_spec((64, 64)))

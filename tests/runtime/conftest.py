@@ -24,9 +24,12 @@ from onnx import TensorProto, helper
 from rdedge.cli import main
 from rdedge.contract import (
     CONTRACT_FILE,
+    QUANTILE_STEPS,
     CalibrationSpec,
     Contract,
     DataSpec,
+    Distribution,
+    FrameStatistics,
     GraphSpec,
     InputSpec,
     Metrics,
@@ -109,6 +112,10 @@ def contract_for(
             parts=parts,
         )
 
+    def spread(value: float) -> Distribution:
+        quantiles = tuple(value * (0.9 + 0.2 * step / QUANTILE_STEPS) for step in range(QUANTILE_STEPS + 1))
+        return Distribution(samples=99, quantiles=quantiles)
+
     return sealed(
         Contract(
             schema_version=3,
@@ -137,6 +144,7 @@ def contract_for(
                     file=next(iter(files)),
                     image_threshold=limit(IMAGE_THRESHOLD, 99, 0.01),
                     pixel_threshold=limit(PIXEL_THRESHOLD, 99, 0.001),
+                    good_scores=spread(0.2),
                     parity=Parity(frames=4, max_abs_map=2e-6, p999_abs_map=1e-6, max_abs_score=1e-6, tolerance=1e-4),
                     metrics=Metrics(
                         images=30,
@@ -149,6 +157,7 @@ def contract_for(
                     gate=None,
                 )
             },
+            good_frames=FrameStatistics(brightness=spread(203.0), contrast=spread(10.0), sharpness=spread(5.0)),
             calibration=CalibrationSpec(frames=sum(name.startswith("calibration/") for name in files)),
             files={name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
             versions={"rdedge": "0.1.0", "torch": "2.14.1"},

@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -82,7 +83,7 @@ def test_out_gets_verdicts_and_pictures_of_rejects(
     records = [json.loads(line) for line in (out / "verdicts.jsonl").read_text().splitlines()]
     assert [(r["index"], r["verdict"]) for r in records] == [(0, "good"), (1, "anomalous"), (2, "good")]
     (session,) = {r["session"] for r in records}
-    assert re.fullmatch(r"\d{8}T\d{6}Z", session)
+    assert re.fullmatch(r"\d{8}T\d{6}Z-[0-9a-f]{6}", session)
     assert [p.name for p in (out / "rejects" / session).iterdir()] == ["000001_b.jpg"]
     assert lines[-2:] == [
         f"written to {out / 'verdicts.jsonl'}",
@@ -314,6 +315,31 @@ def test_an_interrupt_ends_cleanly_with_whole_lines(bundle: Path, many_parts: Pa
     lines = (tmp_path / "out" / "verdicts.jsonl").read_bytes().splitlines(keepends=True)
     assert 2 <= len(lines) < 5000
     assert [json.loads(line)["index"] for line in lines] == list(range(len(lines))) and lines[-1].endswith(b"\n")
+
+
+def test_sigterm_judges_what_waits_and_sums_up(bundle: Path, many_parts: Path, tmp_path: Path) -> None:
+    with start(bundle, "--source", many_parts, "--out", tmp_path / "out") as process:
+        assert process.stdout is not None
+        for _ in range(3):
+            process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, b"")
+    parts = re.search(rb"\n(\d+) parts: .*; 0 frames dropped, 0 skipped\n", out)
+    assert parts is not None and 2 <= int(parts[1]) < 5000
+    assert len((tmp_path / "out" / "verdicts.jsonl").read_bytes().splitlines()) == int(parts[1])
+
+
+def test_the_page_is_at_the_address_that_was_asked_for(
+    bundle: Path, parts: Path, run: Callable[..., list[str]], refused: Refused
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        says = refused("run", bundle, "--source", parts, "--page", f"127.0.0.1:{port}")
+        assert f"the operator page cannot be opened at 127.0.0.1 port {port}" in says
+    assert run(bundle, parts, "--page", f"127.0.0.1:{port}")[0] == f"operator page at http://127.0.0.1:{port}/"
+    for address in ("127.0.0.1", "127.0.0.1:0", ":8360", "host:port"):
+        assert f"--page {address}; give HOST:PORT" in refused("run", bundle, "--source", parts, "--page", address)
 
 
 def test_a_closed_pipe_ends_quietly_with_whole_lines(bundle: Path, many_parts: Path, tmp_path: Path) -> None:

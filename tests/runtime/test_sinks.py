@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -11,30 +12,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from sink_parts import inspection
 
 from rdedge.errors import SinkError
-from rdedge.frames import Frame
-from rdedge.inspector import Inspection, StageTimes
+from rdedge.events import Event
 from rdedge.judge import judge
 from rdedge.sinks import JsonLinesSink, OverlaySink
 from rdedge.sinks.overlay import draw_overlay, heat_colours
 
 Disk = Callable[[int], AbstractContextManager[None]]
-
-
-def inspection(
-    is_anomalous: bool = True, index: int = 3, source: str = "parts/b.png", size_hw: tuple[int, int] = (480, 640)
-) -> Inspection:
-    height, width = size_hw
-    anomaly_map = np.zeros((48, 64), np.float32)
-    anomaly_map[24:32, 16:24] = 0.75 if is_anomalous else 0.25
-    score = float(anomaly_map.max())
-    roi = (0, 0, width, height)
-    return Inspection(
-        frame=Frame(image_bgr_u8=np.full((*size_hw, 3), 128, np.uint8), index=index, captured_at_s=12.5, source=source),
-        verdict=judge(anomaly_map, score, image_threshold=0.5, pixel_threshold=0.3, roi_xywh=roi),
-        times=StageTimes(preprocess_ms=1.00049, infer_ms=20.0, judge_ms=0.5),
-    )
 
 
 def test_nothing_is_made_before_the_first_inspection(tmp_path: Path) -> None:
@@ -44,21 +30,27 @@ def test_nothing_is_made_before_the_first_inspection(tmp_path: Path) -> None:
 
 
 def test_a_line_holds_the_whole_verdict(tmp_path: Path) -> None:
-    sink = JsonLinesSink(tmp_path / "deep" / "x.jsonl", "20261122T081500Z")
-    sink.write(inspection())
+    sink = JsonLinesSink(tmp_path / "deep" / "x.jsonl", "20261122T081500Z", camera="top")
+    sink.write(inspection(part_id="P-7"))
     (line,) = (tmp_path / "deep" / "x.jsonl").read_text().splitlines()  # before close: it is there at once
-    assert json.loads(line) == {
+    record = json.loads(line)
+    assert abs(time.monotonic() - record.pop("captured_at_s")) < 60
+    assert record.pop("captured_at_utc").endswith("+00:00")
+    assert record == {
+        "id": "20261122T081500Z/top/3",
+        "session": "20261122T081500Z",
+        "camera": "top",
+        "part_id": "P-7",
         "source": "parts/b.png",
         "index": 3,
-        "captured_at_s": 12.5,
         "verdict": "anomalous",
         "score": 0.75,
         "threshold": 0.5,
         "regions": [{"box_xywh": [160, 240, 80, 80], "area_px": 6400, "peak": 0.75}],
+        "part": None,
         "preprocess_ms": 1.0,
         "infer_ms": 20.0,
         "judge_ms": 0.5,
-        "session": "20261122T081500Z",
     }
     sink.close()
     sink.close()
@@ -79,13 +71,33 @@ def test_lines_are_appended_to_those_of_earlier_runs(tmp_path: Path) -> None:
     ]
 
 
-def test_half_a_line_of_a_killed_process_is_ended(tmp_path: Path) -> None:
-    (tmp_path / "x.jsonl").write_bytes(b'{"index": 1}\n{"ind')
+@pytest.mark.parametrize(
+    ("left", "kept"),
+    [
+        (b'{"index": 1}\n{"ind', ['{"index": 1}']),
+        (b'{"ind', []),
+        (b'{"index": 1}\n{"index": 2}', ['{"index": 1}', '{"index": 2}']),
+        (b'{"index": 1}\n\xff\xfe', ['{"index": 1}']),
+        (b"\0" * 100, []),
+    ],
+    ids=["half-a-line", "nothing-but", "only-its-end-is-missing", "not-text", "zeros-of-a-power-cut"],
+)
+def test_half_a_line_of_a_killed_process_is_cut_off(tmp_path: Path, left: bytes, kept: list[str]) -> None:
+    (tmp_path / "x.jsonl").write_bytes(left)
     sink = JsonLinesSink(tmp_path / "x.jsonl", "s")
     sink.write(inspection())
     sink.close()
     lines = (tmp_path / "x.jsonl").read_text().splitlines()
-    assert lines[:2] == ['{"index": 1}', '{"ind'] and json.loads(lines[2])["index"] == 3
+    assert lines[:-1] == kept and json.loads(lines[-1])["index"] == 3
+
+
+def test_a_long_file_without_line_ends_is_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_bytes(b"x" * (2 << 20))
+    sink = JsonLinesSink(tmp_path / "x.jsonl", "s")
+    sink.write(inspection())
+    sink.close()
+    first, second = (tmp_path / "x.jsonl").read_bytes().splitlines()
+    assert first == b"x" * (2 << 20) and json.loads(second)["index"] == 3
 
 
 @pytest.mark.parametrize("source", [os.fsdecode(b"l\xe4nge.png"), "a\nb.png"])
@@ -104,24 +116,67 @@ def test_a_full_device_is_an_error() -> None:
     sink.close()  # and does not fail again: nothing is waiting to be written
 
 
-def test_a_disk_that_fills_up_within_a_line_is_an_error_and_the_next_run_repairs_it(
-    tmp_path: Path, disk_of: Disk
-) -> None:
+def test_a_disk_that_fills_up_within_a_line_is_an_error_and_leaves_whole_lines(tmp_path: Path, disk_of: Disk) -> None:
     path = tmp_path / "x.jsonl"
     sink = JsonLinesSink(path, "first")
-    with disk_of(400):
+    with disk_of(500):
         sink.write(inspection(index=0))
         with pytest.raises(SinkError, match=r"x.jsonl: cannot be written \(only \d+ of \d+ bytes, the disk is full\)"):
             sink.write(inspection(index=1))
-        with pytest.raises(SinkError, match="File too large"):
-            sink.write(inspection(index=2))
         sink.close()
     sink = JsonLinesSink(path, "second")
     sink.write(inspection(index=3))
     sink.close()
-    lines = path.read_text().splitlines()
-    assert len(lines) == 3
-    assert [json.loads(line)["index"] for line in (lines[0], lines[2])] == [0, 3]
+    assert [json.loads(line)["index"] for line in path.read_text().splitlines()] == [0, 3]
+
+
+def test_a_line_goes_on_over_a_full_disk_and_then_loses_nothing(tmp_path: Path, disk_of: Disk) -> None:
+    events: list[Event] = []
+    sink = JsonLinesSink(tmp_path / "x.jsonl", "s", camera="top", on_event=events.append)
+    with disk_of(1000):
+        for index in range(20):
+            sink.write(inspection(index))
+    assert [(e.kind, e.severity, e.camera) for e in events] == [("disk-fault", "error", "top")]
+    assert "the disk is full" in events[0].text
+    time.sleep(1.1)  # it is not tried at each line
+    sink.write(inspection(20))
+    sink.close()
+    assert [e.kind for e in events] == ["disk-fault", "disk-recovered"] and sink.lost == 0
+    assert [json.loads(line)["index"] for line in (tmp_path / "x.jsonl").read_text().splitlines()] == list(range(21))
+
+
+def test_lines_that_never_reach_the_disk_are_an_error_at_the_end(tmp_path: Path, disk_of: Disk) -> None:
+    sink = JsonLinesSink(tmp_path / "x.jsonl", "s", on_event=lambda event: None)
+    with disk_of(1000):
+        for index in range(5):
+            sink.write(inspection(index))
+        with pytest.raises(SinkError, match=r"x.jsonl: 3 lines were never written; free space on the disk"):
+            sink.close()
+    assert sink.lost == 3
+    assert len((tmp_path / "x.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_full_file_is_followed_by_another_and_the_oldest_goes(tmp_path: Path) -> None:
+    for first in (0, 50):  # a restart goes on where the last run was
+        sink = JsonLinesSink(tmp_path / "x.jsonl", "s", max_bytes=2000, keep_files=3)
+        for index in range(first, first + 50):
+            sink.write(inspection(index))
+        sink.close()
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == 4 and all(path.stat().st_size <= 2000 for path in files)
+    indices = [json.loads(line)["index"] for path in files for line in path.read_text().splitlines()]
+    assert indices == list(range(100 - len(indices), 100)) and len(indices) >= 12
+    assert [path.name for path in files[:3]] == [
+        f"x.{n:06d}.jsonl" for n in range(int(files[0].name[2:8]), int(files[0].name[2:8]) + 3)
+    ]
+
+
+def test_a_line_longer_than_a_file_still_gets_one(tmp_path: Path) -> None:
+    sink = JsonLinesSink(tmp_path / "x.jsonl", "s", max_bytes=10, keep_files=5)
+    for index in range(3):
+        sink.write(inspection(index))
+    sink.close()
+    assert [len(path.read_text().splitlines()) for path in sorted(tmp_path.iterdir())] == [1, 1, 1]
 
 
 def test_a_file_system_that_fails_on_closing_is_an_error(tmp_path: Path) -> None:
@@ -155,6 +210,14 @@ def test_only_rejects_get_a_picture(tmp_path: Path) -> None:
     (path,) = (tmp_path / "rejects").iterdir()
     assert path.name == "000003_b.jpg"
     assert cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR).shape == (480, 640, 3)
+
+
+def test_some_good_parts_get_a_picture_of_their_own_folder(tmp_path: Path) -> None:
+    sink = OverlaySink(tmp_path, None, good_every=5)
+    for index in range(11):
+        sink.write(inspection(index, is_anomalous=index == 4))
+    names = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.jpg"))
+    assert names == ["000004_b.jpg", "good/000000_b.jpg", "good/000005_b.jpg", "good/000010_b.jpg"]
 
 
 @pytest.mark.parametrize("stem", ["x" * 250, "検" * 80, os.fsdecode(b"l\xe4nge"), "a\nb"])

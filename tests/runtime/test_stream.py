@@ -11,6 +11,7 @@ import pytest
 
 from rdedge.errors import ImageError, SourceError, UsageError
 from rdedge.frames import Frame
+from rdedge.sources import SourceInfo
 from rdedge.stream import Policy, Stream
 
 WAIT_S = 10.0
@@ -25,6 +26,7 @@ class Counting:
     """A source of so many frames that can be watched."""
 
     name = "counting"
+    info = SourceInfo()
 
     def __init__(self, frames: int, error: Exception | None = None):
         self.skipped: list[ImageError] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,8 +30,11 @@ class FakeBackend:
         if self._closed:
             raise BackendError("the backend is closed", remedy="open the bundle again")
         check_frame(frame_u8, self._graph.frame)
-        brightness = frame_u8.mean(axis=3, dtype=np.float32) / np.float32(255.0)
-        anomaly_map = (np.float32(1.0) - brightness)[:, np.newaxis]
+        n, height, width, _ = frame_u8.shape
+        red, green, blue = cv2.split(frame_u8.reshape(n * height, width, 3))  # mean(axis=3) takes ten times as long
+        total = red.astype(np.uint16) + green + blue
+        brightness = total.astype(np.float32) / np.float32(3.0) / np.float32(255.0)
+        anomaly_map = (np.float32(1.0) - brightness).reshape(n, 1, height, width)
         return Prediction(anomaly_map=anomaly_map, score=anomaly_map.max(axis=(1, 2, 3)))
 
     @property

@@ -1,4 +1,4 @@
-"""Pictures of rejected parts with heat map, boxes and score."""
+"""Pictures of rejected parts, and of some good ones, with heat map, boxes and score."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from rdedge.errors import SinkError
 from rdedge.frames import Frame
 from rdedge.inspector import Inspection
 from rdedge.judge import Verdict
+from rdedge.sinks.budget import GOOD_FOLDER, DiskBudget
+from rdedge.sinks.lines import syncing
 from rdedge.text import printable
 
 _MAX_OPACITY = 0.4
@@ -22,26 +24,51 @@ _RED_BGR = (40, 40, 230)
 
 
 class OverlaySink:
-    """Writes ``<index>_<name>.jpg`` for every anomalous part."""
+    """Writes ``<index>_<name>.jpg`` for every anomalous part, and some good ones into the folder ``good`` beside."""
 
-    def __init__(self, folder: Path, roi_xywh: tuple[int, int, int, int] | None):
-        """``roi_xywh``: the part of the picture that the anomaly map covers; None: all of it."""
+    def __init__(
+        self,
+        folder: Path,
+        roi_xywh: tuple[int, int, int, int] | None,
+        *,
+        good_every: int = 0,
+        budget: DiskBudget | None = None,
+    ):
+        """``roi_xywh``: the part of the picture that the anomaly map covers; None: all of it.
+
+        ``good_every``: good parts whose number is a multiple of it get a picture; 0: none. ``folder`` must lie in that
+        of the budget, and be this run's alone.
+        """
         self._folder = folder
         self._roi_xywh = roi_xywh
+        self._good_every = good_every
+        self._budget = budget
+
+    def wants(self, inspection: Inspection) -> bool:
+        """Whether this part gets a picture."""
+        if inspection.verdict.is_anomalous:
+            return True
+        return self._good_every > 0 and inspection.frame.index % self._good_every == 0
 
     def write(self, inspection: Inspection) -> None:
         """See Sink.write."""
-        if not inspection.verdict.is_anomalous:
+        if not self.wants(inspection):
             return
         name = _file_name(inspection.frame)
+        folder = self._folder if inspection.verdict.is_anomalous else self._folder / GOOD_FOLDER
         picture = draw_overlay(inspection.frame.image_bgr_u8, inspection.verdict, self._roi_xywh)
         data = _as_jpeg(picture, name)
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            write_bytes(self._folder / name, data)
+            if self._budget is not None:
+                self._budget.make_room(len(data))
+            folder.mkdir(parents=True, exist_ok=True)
+            with syncing():
+                write_bytes(folder / name, data)
+            if self._budget is not None:
+                self._budget.add(folder / name)
         except OSError as exc:
             raise SinkError(
-                f"{self._folder / name}: cannot be written ({exc.strerror})",
+                f"{folder / name}: cannot be written ({exc.strerror})",
                 remedy="check the disk's space and permissions",
             ) from exc
 

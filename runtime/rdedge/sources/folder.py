@@ -10,6 +10,7 @@ from pathlib import Path
 from rdedge.errors import ImageError, SourceError
 from rdedge.frames import Frame
 from rdedge.images import IMAGE_SUFFIXES, read_image
+from rdedge.sources.base import SourceInfo
 
 
 class FolderSource:
@@ -40,6 +41,11 @@ class FolderSource:
                 f"{self.name}: none of its {len(self.skipped)} pictures can be used (the first: {first})",
                 remedy="check where they come from",
             )
+
+    @property
+    def info(self) -> SourceInfo:
+        """See FrameSource: each picture has its own size."""
+        return SourceInfo()
 
     def close(self) -> None:
         """See FrameSource.close: nothing is held between two pictures."""

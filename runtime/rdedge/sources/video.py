@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from rdedge.errors import ImageError, SourceError
 from rdedge.frames import Frame
+from rdedge.sources.base import SourceInfo
 
 VIDEO_SUFFIXES = frozenset((".avi", ".mkv", ".mov", ".mp4", ".mpg", ".mpeg", ".webm", ".m4v"))
 _SLACK_MS = 1000.0  # sound may outlast the pictures
@@ -31,6 +32,8 @@ class VideoSource:
         self._expected = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
         self._fps = self._capture.get(cv2.CAP_PROP_FPS)
         self._position_ms = 0.0
+        height, width = self._capture.get(cv2.CAP_PROP_FRAME_HEIGHT), self._capture.get(cv2.CAP_PROP_FRAME_WIDTH)
+        self._info = SourceInfo(size_hw=(int(height), int(width)), fps=self._fps if self._fps > 0.0 else None)
 
     def __iter__(self) -> Iterator[Frame]:
         index = 0
@@ -42,6 +45,11 @@ class VideoSource:
                 f"{self.name}: ended after {index} of {max(self._expected, 1)} frames; it is truncated or damaged",
                 remedy="copy it again",
             )
+
+    @property
+    def info(self) -> SourceInfo:
+        """See FrameSource."""
+        return self._info
 
     def close(self) -> None:
         """See FrameSource.close."""

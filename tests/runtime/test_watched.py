@@ -1,0 +1,297 @@
+"""Every fault of a camera is told once, withheld from the judge, retried with back-off, and got over without a restart.
+
+The cameras here are scripted, to the millisecond; real ones are in tests/cameras and tests/faults.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rdedge.errors import CameraFault, ImageError, MissingExtraError, RdedgeError, UsageError
+from rdedge.events import Event
+from rdedge.frames import Frame
+from rdedge.sources import SourceInfo, WatchLimits
+from rdedge.sources.watched import WatchedSource
+from rdedge.stream import Stream
+
+FAST = WatchLimits(
+    first_frame_s=20.0, silent_s=10.0, frozen_s=0.0, reopen_s=0.2, settle_frames=3, slow_factor=100.0,
+    retry_s=0.01, retry_cap_s=0.04, refused_retry_s=0.02,
+)  # fmt: skip
+IMPATIENT = replace(FAST, first_frame_s=1.0, silent_s=1.0, silent_intervals=3.0)
+WAIT_S = 30.0
+
+
+def picture(seed: int, level: int = 100, size_hw: tuple[int, int] = (24, 32)) -> np.ndarray:
+    noise = np.random.default_rng(seed).integers(-9, 10, (*size_hw, 3))
+    return np.clip(level + noise, 0, 255).astype(np.uint8)
+
+
+BLACK, WHITE, SMALL = np.zeros((24, 32, 3), np.uint8), np.full((24, 32, 3), 255, np.uint8), picture(9, 100, (12, 16))
+Step = np.ndarray | BaseException | float | None  # a picture, a fault, a pause in seconds, the end
+
+
+class Scripted:
+    """A camera that follows a script; at its end, it gives no more."""
+
+    name = "scripted"
+
+    def __init__(self, steps: Iterator[Step], info: SourceInfo):
+        self._steps, self.info = steps, info
+        self.closed = threading.Event()
+
+    def read(self) -> Frame | None:
+        for step in self._steps:
+            if isinstance(step, BaseException):
+                raise step
+            if isinstance(step, float):
+                self.closed.wait(step)
+                continue
+            if step is None:
+                return None
+            part_id = "P" if self.info.is_triggered else None
+            return Frame(image_bgr_u8=step, index=7, captured_at_s=time.monotonic(), source=self.name, part_id=part_id)
+        return None
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+class Cameras:
+    """Each opening follows the next script; an exception in place of a script is raised by the opening."""
+
+    def __init__(self, *scripts: list[Step] | Exception, info: SourceInfo | None = None):
+        self._scripts = list(scripts)
+        self._info = info or SourceInfo(size_hw=(24, 32), fps=50.0)
+        self.opened_at_s: list[float] = []
+        self.opened: list[Scripted] = []
+
+    def __call__(self) -> Scripted:
+        self.opened_at_s.append(time.monotonic())
+        script = self._scripts.pop(0) if self._scripts else [None]
+        if isinstance(script, Exception):
+            raise script
+        self.opened.append(Scripted(iter(script), self._info))
+        return self.opened[-1]
+
+
+def run(cameras: Callable[[], Scripted], limits: WatchLimits = FAST) -> tuple[list[Frame], list[Event], WatchedSource]:
+    """Everything a source gives and tells until its camera is done."""
+    events: list[Event] = []
+    source = WatchedSource("cam://x", cameras, camera="left", on_event=events.append, limits=limits)
+    frames = list(source)
+    return frames, events, source
+
+
+def kinds(events: list[Event]) -> list[str]:
+    return [event.kind for event in events]
+
+
+def good(count: int, start: int = 0) -> list[Step]:
+    return [picture(start + i) for i in range(count)]
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_is_left() -> Iterator[None]:
+    yield
+    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("rdedge")] == []
+
+
+def fault(kind: str) -> CameraFault:
+    return CameraFault(kind, f"it is {kind}", remedy="mend it")
+
+
+def test_a_healthy_camera_says_nothing() -> None:
+    frames, events, source = run(Cameras([*good(50), None]))
+    assert [frame.index for frame in frames] == list(range(50)) and events == []
+    assert source.info == SourceInfo(size_hw=(24, 32), fps=50.0)
+
+
+@pytest.mark.parametrize("kind", ["unplugged", "silent", "credentials", "misconfigured"])
+def test_a_connection_that_breaks_is_told_once_and_made_again(kind: str) -> None:
+    cameras = Cameras([*good(4), fault(kind)], fault(kind), fault(kind), [*good(4, 10), None])
+    frames, events, source = run(cameras)
+    assert kinds(events) == [kind, "recovered"]
+    assert (events[0].severity, events[0].text, events[0].camera) == ("error", f"it is {kind}; mend it", "left")
+    assert events[1].severity == "info" and f"({kind})" in events[1].text
+    assert [frame.index for frame in frames] == list(range(8)), "numbered over both connections"
+    assert source.info.restarts == 3 and source.info.faults == ()
+    assert all(camera.closed.is_set() for camera in cameras.opened)
+
+
+def test_a_camera_that_is_off_at_the_start_is_waited_for() -> None:
+    frames, events, _ = run(Cameras(*[fault("unplugged")] * 3, [*good(3), None]))
+    assert len(frames) == 3 and kinds(events) == ["unplugged", "recovered"]
+
+
+@pytest.mark.parametrize("error", [UsageError("no option x", remedy="y"), MissingExtraError("no gi", remedy="apt")])
+def test_what_waiting_cannot_mend_ends_the_source(error: RdedgeError) -> None:
+    with pytest.raises(type(error)):
+        run(Cameras(error))
+
+
+def test_a_camera_exchanged_for_a_wrong_one_is_waited_out() -> None:
+    frames, events, _ = run(Cameras([*good(3), fault("unplugged")], UsageError("no 4K", remedy="x"), [*good(3), None]))
+    assert len(frames) == 6 and kinds(events) == ["unplugged", "misconfigured", "recovered"]
+
+
+def test_a_bug_is_not_taken_for_a_fault() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run(Cameras([*good(1), ZeroDivisionError()]))
+
+
+def test_a_silent_camera_is_not_waited_for() -> None:
+    frames, events, _ = run(Cameras([*good(3), 60.0, *good(1)], [*good(3, 10), None]), IMPATIENT)
+    assert len(frames) == 6 and kinds(events) == ["silent", "recovered"]
+    assert "no frame for 1." in events[0].text
+
+
+def test_a_camera_that_opens_and_gives_nothing_is_silent() -> None:
+    _, events, _ = run(Cameras([60.0], [*good(3), None]), IMPATIENT)
+    assert kinds(events) == ["silent", "recovered"]
+
+
+def test_a_triggered_camera_may_wait_for_its_part() -> None:
+    info = SourceInfo(fps=50.0, is_triggered=True)
+    frames, events, _ = run(Cameras([1.5, *good(2), 1.5, *good(1, 5), None], info=info), IMPATIENT)
+    assert len(frames) == 3 and events == []
+
+
+@pytest.mark.parametrize(("bad", "kind"), [(BLACK, "black"), (WHITE, "saturated"), (SMALL, "resized")])
+def test_what_is_no_picture_is_withheld(bad: np.ndarray, kind: str) -> None:
+    frames, events, source = run(Cameras([*good(2), bad, bad, *good(2, 10), bad, *good(3, 20), None]))
+    assert [frame.index for frame in frames] == list(range(7))
+    assert all(frame.image_bgr_u8.shape == (24, 32, 3) and 50 < frame.image_bgr_u8.mean() < 150 for frame in frames)
+    assert kinds(events) == [kind, "recovered"], "told once although two good frames came in between"
+    assert source.info.withheld == 3
+
+
+def test_a_frozen_camera_gives_nothing_and_is_opened_again() -> None:
+    stuck = picture(1)
+    cameras = Cameras([picture(0), *[step for _ in range(100) for step in (stuck, 0.01)]], [*good(3, 10), None])
+    frames, events, source = run(cameras)
+    assert len(frames) == 5, "the frozen picture went through once, when it was new"
+    assert kinds(events) == ["frozen", "recovered"]
+    assert source.info.restarts == 1 and source.info.withheld >= 3
+
+
+def test_no_light_does_not_open_the_camera_again() -> None:
+    dark = [step for i in range(60) for step in (picture(i, 0) // 4, 0.01)]
+    _, events, source = run(Cameras([*good(1), *dark, *good(3, 10), None]))
+    assert kinds(events) == ["black", "recovered"] and source.info.restarts == 0
+
+
+def test_a_damaged_frame_is_withheld_and_the_next_one_taken() -> None:
+    damaged = ImageError("truncated JPEG", remedy="check")
+    frames, events, source = run(Cameras([*good(1), damaged, damaged, *good(3, 10), None]))
+    assert len(frames) == 4 and kinds(events) == ["bad-frame", "recovered"]
+    assert (events[0].severity, source.info.withheld) == ("warning", 2)
+
+
+def test_damage_that_stays_opens_the_camera_again() -> None:
+    damaged: list[Step] = [step for _ in range(60) for step in (ImageError("torn", remedy="x"), 0.01)]
+    _, events, source = run(Cameras([*good(1), *damaged], [*good(3, 10), None]))
+    assert kinds(events) == ["bad-frame", "recovered"] and source.info.restarts == 1
+
+
+def test_each_part_without_a_verdict_is_told() -> None:
+    info = SourceInfo(is_triggered=True)
+    missed = ImageError("part 17 was not caught", remedy="x")
+    _, events, _ = run(Cameras([*good(1), BLACK, BLACK, missed, *good(3, 10), None], info=info))
+    assert kinds(events) == ["black", "part-lost", "part-lost", "bad-frame", "part-lost", "recovered"]
+    assert events[1].text.startswith("part P gets no verdict: the picture is black")
+    assert "part 17 was not caught" in events[4].text
+
+
+def test_a_slow_camera_is_told_and_judged() -> None:
+    slow: list[Step] = [step for i in range(10) for step in (0.25, picture(100 + i))]
+    quick: list[Step] = [step for i in range(80) for step in (0.002, picture(200 + i))]
+    cameras = Cameras([*good(5), *slow, *quick, None], info=SourceInfo(fps=20.0))
+    frames, events, _ = run(cameras, replace(FAST, slow_factor=2.0))
+    assert len(frames) == 95
+    assert kinds(events) == ["slow", "recovered"] and "instead of 20.0" in events[0].text
+    assert events[0].severity == "warning"
+
+
+def test_a_slow_judge_is_no_slow_camera() -> None:
+    """With back-pressure the camera waits for the judge, which is not its fault."""
+    events: list[Event] = []
+    limits = replace(FAST, slow_factor=2.0)
+    source = WatchedSource("cam://x", Cameras([*good(60), None]), on_event=events.append, limits=limits)
+    for _ in source:
+        time.sleep(0.05)
+    assert events == []
+
+
+def test_waits_between_attempts_double_up_to_a_cap_and_differ() -> None:
+    limits = replace(FAST, retry_s=0.04, retry_cap_s=0.16)
+    cameras = Cameras(*[fault("unplugged")] * 6, [None])
+    run(cameras, limits)
+    waits_s = np.diff(cameras.opened_at_s)
+    for wait_s, expected_s in zip(waits_s, [0.04, 0.08, 0.16, 0.16, 0.16, 0.16], strict=True):
+        assert 0.8 * expected_s <= wait_s < 1.2 * expected_s + 1.0
+    assert len({round(wait_s / 0.16, 3) for wait_s in waits_s[2:]}) > 1, "jitter"
+
+
+def test_a_refused_password_is_not_hammered() -> None:
+    limits = replace(FAST, retry_s=0.001, refused_retry_s=0.3)
+    cameras = Cameras(fault("credentials"), [None])
+    run(cameras, limits)
+    assert cameras.opened_at_s[1] - cameras.opened_at_s[0] >= 0.24
+
+
+def test_a_driver_that_hangs_is_left_alone_until_it_lets_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never two connections at a time, and the line is not held: it ends when it is told to."""
+    monkeypatch.setattr("rdedge.sources.reader._JOIN_S", 0.05)
+    monkeypatch.setattr("rdedge.sources.watched._STUCK_S", 0.1)
+    release = threading.Event()
+
+    class Hanging(Scripted):
+        def read(self) -> Frame | None:
+            release.wait(WAIT_S)
+            return None
+
+    healthy = Cameras([*good(3), None])
+    opened: list[Scripted] = []
+
+    def open_camera() -> Scripted:
+        opened.append(Hanging(iter(()), SourceInfo()) if not opened else healthy())
+        return opened[-1]
+
+    events: list[Event] = []
+    source = WatchedSource("cam://x", open_camera, on_event=events.append, limits=replace(FAST, first_frame_s=0.3))
+    timer = threading.Timer(1.5, release.set)
+    timer.start()
+    frames = list(source)
+    timer.join(WAIT_S)
+    assert len(frames) == 3 and kinds(events) == ["silent", "stuck", "recovered"]
+    assert len(opened) == 2
+
+
+def test_closing_ends_a_wait_for_a_frame_and_one_between_attempts() -> None:
+    for script in ([60.0], fault("unplugged")):
+        limits = replace(FAST, first_frame_s=60.0, retry_s=60.0, retry_cap_s=60.0)
+        source = WatchedSource("cam://x", Cameras(script), on_event=lambda _: None, limits=limits)
+        stream = Stream(source)
+        timer = threading.Timer(0.2, stream.close)
+        started_s = time.monotonic()
+        timer.start()
+        assert list(stream) == []
+        timer.join(WAIT_S)
+        assert time.monotonic() - started_s < 30.0
+
+
+def test_lost_frames_add_up_over_connections() -> None:
+    _, _, source = run(Cameras([*good(1), fault("unplugged")], [*good(1), None], info=SourceInfo(lost=5)))
+    assert source.info.lost == 10
+
+
+def test_even_a_reader_that_exits_is_no_silence() -> None:
+    with pytest.raises(SystemExit):
+        run(Cameras([*good(1), SystemExit(3)]))
