@@ -124,10 +124,8 @@ class Distribution(_Strict, frozen=True):
 
     def __post_init__(self) -> None:
         is_ascending = all(low <= high for low, high in pairwise(self.quantiles))
-        if len(self.quantiles) != QUANTILE_STEPS + 1 or not is_ascending:
-            raise ValueError(f"a distribution has {QUANTILE_STEPS + 1} ascending quantiles, got {self.quantiles}")
-        if not all(map(math.isfinite, self.quantiles)):
-            raise ValueError(f"quantiles must be finite, got {self.quantiles}")
+        if len(self.quantiles) != QUANTILE_STEPS + 1 or not is_ascending or not all(map(math.isfinite, self.quantiles)):
+            raise ValueError(f"expected {QUANTILE_STEPS + 1} finite, ascending quantiles, got {self.quantiles}")
 
 
 class FrameStatistics(_Strict, frozen=True):
@@ -160,15 +158,11 @@ class Metrics(_Strict, frozen=True):
 
 
 class FineTuning(_Strict, frozen=True):
-    """Quantisation-aware fine-tuning against plain calibration: the graph is of the one the gate measured better.
-
-    Cosines are means over the held-out good parts; None where the gate refused that graph or nothing labelled was
-    given.
-    """
+    """Quantisation-aware fine-tuning against plain calibration; figures are None where that graph was refused."""
 
     epochs: Annotated[int, Meta(ge=1)]
     is_kept: bool
-    tuned_map_cosine: Correlation | None
+    tuned_map_cosine: Correlation | None  # mean over held-out good parts
     plain_map_cosine: Correlation | None
     tuned_auroc_change: float | None
     plain_auroc_change: float | None
@@ -185,10 +179,8 @@ class QuantisationSpec(_Strict, frozen=True):
 
 
 class Gate(_Strict, frozen=True):
-    """Distance of a precision from FP32 on the same frames, and the budget it had to keep.
-
-    Both are run by ONNX Runtime; every FP16 and INT8 value is rounded as an engine stores it.
-    """
+    """Distance of a precision from FP32 on the same frames, run by ONNX Runtime and rounded as an engine stores values,
+    and the budget it had to keep."""
 
     good_frames: Count  # held-out good parts, none of them a calibration image
     labelled_frames: Count  # 0 where no labelled parts were given
