@@ -217,7 +217,10 @@ def _store_calibration(held_out_u8: NDArray[np.uint8], folder: Path) -> Calibrat
     (folder / "calibration").mkdir()
     drawn = np.linspace(0, len(held_out_u8) - 1, n).round().astype(int)
     for name, index in zip(spec.file_names(), drawn, strict=True):
-        (folder / name).write_bytes(cv2.imencode(".png", held_out_u8[index, ..., ::-1])[1].tobytes())
+        frame_u8 = held_out_u8[index]
+        is_grey = (frame_u8 == frame_u8[..., :1]).all()
+        stored_u8 = frame_u8[..., 0] if is_grey else frame_u8[..., ::-1]
+        (folder / name).write_bytes(cv2.imencode(".png", stored_u8)[1].tobytes())
     return spec
 
 

@@ -96,6 +96,8 @@ def _read_frame(path: Path, size_hw: tuple[int, int]) -> NDArray[np.uint8]:
         frame_bgr_u8 = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
     except (OSError, cv2.error) as exc:
         raise BundleError(f"{path}: cannot be read ({exc})", remedy=_EXPORT_AGAIN) from exc
+    if frame_bgr_u8 is not None and frame_bgr_u8.ndim == 2:  # of a grey camera: stored in half the bytes
+        frame_bgr_u8 = cv2.cvtColor(frame_bgr_u8, cv2.COLOR_GRAY2BGR)
     expected = (*size_hw, 3)
     if frame_bgr_u8 is None or frame_bgr_u8.shape != expected or frame_bgr_u8.dtype != np.uint8:
         got = "no picture" if frame_bgr_u8 is None else f"{frame_bgr_u8.dtype} {frame_bgr_u8.shape}"

@@ -17,6 +17,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+import rdedge.bundle
 import rdedge_export.bundle_writer
 from rdedge.backends.ort import OnnxRuntimeBackend
 from rdedge.bundle import open_bundle, sha256_of_file
@@ -216,3 +217,14 @@ def test_a_bundle_is_evaluated_without_torch(tiny_bundle: Path, parts_folder: Pa
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("Defect ")
+
+
+@pytest.mark.parametrize("channels", [1, 3], ids=["grey", "colour"])
+def test_calibration_frames_are_stored_without_loss(tmp_path: Path, channels: int) -> None:
+    frames_u8 = np.random.default_rng(0).integers(0, 256, (3, 32, 48, channels), dtype=np.uint8)
+    frames_u8 = np.broadcast_to(frames_u8, (3, 32, 48, 3)).copy()
+    spec = rdedge_export.bundle_writer._store_calibration(frames_u8, tmp_path)
+    read = [rdedge.bundle._read_frame(tmp_path / name, (32, 48)) for name in spec.file_names()]
+    assert (np.stack(read) == frames_u8).all()
+    stored = cv2.imread(str(tmp_path / spec.file_names()[0]), cv2.IMREAD_UNCHANGED)
+    assert stored.ndim == (2 if channels == 1 else 3)

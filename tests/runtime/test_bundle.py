@@ -140,16 +140,24 @@ def with_calibration_frame(bundle: Path, reseal: Callable[[dict[str, object]], b
     return open_bundle(bundle)
 
 
+def test_a_frame_of_a_grey_camera_may_be_stored_in_one_channel(
+    bundle: Path, reseal: Callable[[dict[str, object]], bytes]
+) -> None:
+    grey_u8 = np.arange(48 * 64, dtype=np.uint32).reshape(48, 64).astype(np.uint8)
+    opened = with_calibration_frame(bundle, reseal, cv2.imencode(".png", grey_u8)[1].tobytes())
+    assert (opened.calibration_frames()[1] == grey_u8[..., np.newaxis]).all()
+
+
 @pytest.mark.parametrize(
     ("picture", "got"),
     [
         (np.zeros((48, 32, 3), np.uint8), r"got uint8 \(48, 32, 3\)"),
-        (np.zeros((48, 64), np.uint8), r"got uint8 \(48, 64\)"),
+        (np.zeros((48, 32), np.uint8), r"got uint8 \(48, 32, 3\)"),
         (np.zeros((48, 64, 4), np.uint8), r"got uint8 \(48, 64, 4\)"),
         (np.zeros((48, 64, 3), np.uint16), r"got uint16 \(48, 64, 3\)"),
         (None, "got no picture"),
     ],
-    ids=["size", "grey", "alpha", "16 bit", "no PNG"],
+    ids=["size", "grey of another size", "alpha", "16 bit", "no PNG"],
 )
 def test_a_calibration_frame_of_another_kind_is_refused(
     bundle: Path, reseal: Callable[[dict[str, object]], bytes], picture: NDArray[np.integer] | None, got: str
