@@ -30,8 +30,8 @@ from rdedge_train.model import STRIDES, Detector, Head
 from rdedge_train.residual_head import POOLED_SHARE, ResidualDistance, ResidualHead
 from rdedge_train.run_folder import open_run
 from rdedge_train.teachers import Teacher, load_teacher_weights
-from rdedge_train.twins import TWIN_CORRELATION, coarse_features, highest_correlations
 from results_file import write_results
+from twins import TWIN_CORRELATION, coarse_features, highest_correlations
 
 CPU = torch.device("cpu")
 LevelMaps = Callable[[list[Tensor]], list[Tensor]]

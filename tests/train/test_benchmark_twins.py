@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from rdedge_train.twins import TWIN_CORRELATION, coarse_features, highest_correlations
+from twins import TWIN_CORRELATION, coarse_features, highest_correlations
 
 
 def test_another_picture_of_a_part_correlates_and_another_part_does_not() -> None:
