@@ -188,12 +188,16 @@ def _onnxruntime() -> Finding:
     return Finding(name="onnxruntime", status="ok", found=f"{version}; also checks engines when they are built")
 
 
+def _has_pygobject() -> bool:
+    return importlib.util.find_spec("gi") is not None
+
+
 def _opencv(*, is_jetson: bool) -> Finding:
     """OpenCV from PyPI has no GStreamer; a Jetson's CSI cameras need it, from OpenCV or from PyGObject."""
     lines = (line.split(":", 1) for line in cv2.getBuildInformation().splitlines() if "GStreamer:" in line)
     has_gstreamer = any(value.strip().startswith("YES") for _, value in lines)
     found = f"{cv2.__version__}, {'with' if has_gstreamer else 'without'} GStreamer"
-    if has_gstreamer or not is_jetson or importlib.util.find_spec("gi") is not None:
+    if has_gstreamer or not is_jetson or _has_pygobject():
         return Finding(name="OpenCV", status="ok", found=found)
     remedy = (
         "pip install 'rdedge[gobject]' && apt install gir1.2-gstreamer-1.0 gstreamer1.0-plugins-base "
