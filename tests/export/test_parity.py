@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,6 @@ from rdedge.backends.ort import OnnxRuntimeBackend
 from rdedge.errors import ExportError
 from rdedge_export.graph import graph_spec
 from rdedge_export.parity import TOLERANCE_FP32, compare
-from rdedge_train.model import Detector
 from rdedge_train.run_folder import FinishedRun, open_run
 
 SPEC = graph_spec((64, 64))
@@ -91,13 +91,11 @@ def test_a_score_that_is_not_the_maps_is_refused(run: FinishedRun, tiny_bundle: 
 
 def test_the_tolerance_grows_with_the_map(run: FinishedRun, backend_of: BackendOf) -> None:
     """A calm line gives small deviations and so large maps, which float32 rounds in proportion."""
-    detector = Detector("edge-lite0", (64, 64), head="position")
-    detector.load_state_dict(run.detector.state_dict())
-    assert detector.head is not None
-    for name, buffer in detector.head.named_buffers():
-        if name.startswith("scale"):
+    detector = copy.deepcopy(run.detector)
+    for name, buffer in detector.anomaly_map.named_buffers():
+        if name.startswith("rows"):
             buffer *= 1000
-    backend = backend_of("head.scale", lambda scale: scale * np.float32(1000))
+    backend = backend_of("anomaly_map.rows", lambda rows: rows * np.float32(1000))
     parity, answers = compare(detector, backend, run.held_out_frames(), TOLERANCE_FP32)
     assert parity.max_abs_map > TOLERANCE_FP32
     assert parity.tolerance == pytest.approx(TOLERANCE_FP32 * float(np.abs(answers.maps).max()), rel=1e-3)
