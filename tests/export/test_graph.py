@@ -21,8 +21,8 @@ from rdedge_export.graph import graph_spec, onnx_graph
 from rdedge_train.features import TeacherFeatures
 from rdedge_train.fit import fit_head, fit_whitening
 from rdedge_train.model import Detector
-from rdedge_train.run_folder import open_run
 from rdedge_train.residual_head import ResidualHead
+from rdedge_train.run_folder import open_run
 from rdedge_train.teachers import load_teacher_weights
 
 DrawWasher = Callable[..., NDArray[np.uint8]]
@@ -73,9 +73,9 @@ def test_answers_equal_pytorchs(exported: Exported) -> None:
         expected_map, expected_score = exported.detector.predict(torch.from_numpy(frame_u8[np.newaxis]))
         answer = backend.infer(frame_u8[np.newaxis])
         # Four frames leave the residual head directions without variance, whose rounding it magnifies.
-    atol = 1e-3 if isinstance(exported.detector.head, ResidualHead) else 1e-4
-    np.testing.assert_allclose(answer.anomaly_map, expected_map.numpy(), rtol=0, atol=atol)
-        np.testing.assert_allclose(answer.score, expected_score.numpy(), rtol=0, atol=1e-4)
+        atol = 1e-3 if isinstance(exported.detector.head, ResidualHead) else 1e-4
+        np.testing.assert_allclose(answer.anomaly_map, expected_map.numpy(), rtol=0, atol=atol)
+        np.testing.assert_allclose(answer.score, expected_score.numpy(), rtol=0, atol=atol)
 
 
 def test_every_engine_can_read_it(exported: Exported) -> None:
