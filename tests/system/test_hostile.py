@@ -167,7 +167,7 @@ DATA_FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty": (lambda p: p.mkdir(), "holds no good images"),
     "no images": (lambda p: (p.mkdir(), (p / "a.txt").write_bytes(b"")), "holds no good images"),
     "empty train/good": (lambda p: (p / "train/good").mkdir(parents=True), "holds no good images"),
-    "test without train/good": (lambda p: (p / "test/good").mkdir(parents=True), "has test or ground_truth but no"),
+    "test without train/good": (lambda p: (p / "test/good").mkdir(parents=True), "has the folders test/: none of"),
 }
 
 
