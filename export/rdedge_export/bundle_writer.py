@@ -220,7 +220,8 @@ def _store_calibration(held_out_u8: NDArray[np.uint8], folder: Path) -> Calibrat
         frame_u8 = held_out_u8[index]
         is_grey = (frame_u8 == frame_u8[..., :1]).all()
         stored_u8 = frame_u8[..., 0] if is_grey else frame_u8[..., ::-1]
-        (folder / name).write_bytes(cv2.imencode(".png", stored_u8)[1].tobytes())
+        png = cv2.imencode(".png", stored_u8, [cv2.IMWRITE_PNG_COMPRESSION, 9])[1]
+        (folder / name).write_bytes(png.tobytes())
     return spec
 
 

@@ -21,7 +21,7 @@ SCHEMA_VERSION: Literal[3] = 3
 CONTRACT_FILE = "contract.json"
 MIN_SIDE_PX = 32
 MAX_SIDE_PX = 4096
-MAX_CALIBRATION_FRAMES = 48
+MAX_CALIBRATION_FRAMES = 32
 QUANTILE_STEPS = 20  # a Distribution has its quantiles in steps of 1 / 20
 _UNSEALED = "0" * 64
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
-KEPT_DIRECTIONS = 24
+KEPT_DIRECTIONS = 20
 POOLED_SHARE = 0.5  # of the covariance: the mean over all positions; the rest is the position's own
 _VARIANCE_FLOOR = 1e-3  # of the mean variance, so that no direction is all that counts
 _LEAST_VARIANCE = 1e-6  # FP16 must hold 1 / deviation, also of what never varies
