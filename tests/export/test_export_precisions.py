@@ -69,7 +69,8 @@ def refused(run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Ref
 def test_the_bundle_holds_three_graphs_each_smaller(bundle: Bundle) -> None:
     assert list(bundle.contract.precisions) == ["fp32", "fp16", "int8"]
     sizes = [(bundle.path / spec.file).stat().st_size for spec in bundle.contract.precisions.values()]
-    assert sizes[1] <= 0.55 * sizes[0] and sizes[2] <= 0.36 * sizes[0]
+    # The head's directions take as many bytes in each: they are FP16 from the start.
+    assert sizes[1] <= 0.55 * sizes[0] and sizes[2] <= 0.38 * sizes[0]
 
 
 def test_each_precision_has_thresholds_of_its_own_scores(bundle: Bundle) -> None:
@@ -162,7 +163,7 @@ def test_fp32_alone_needs_no_gate(run: Path, tmp_path: Path) -> None:
 def test_a_precision_beyond_the_budget_is_refused_and_nothing_written(refused: Refused) -> None:
     error = refused("--precision", "fp16", "--budget", "cosine=1")
     assert "fp16 is too far from fp32: map cosine " in error and "; export without fp16, " in error
-    assert "; with 34 of 68 layers put back: map cosine " in error
+    assert "; with 30 of 60 layers put back: map cosine " in error
 
 
 @pytest.mark.parametrize("text", ["", "fp64", "fp16;int8", "int8,"])
