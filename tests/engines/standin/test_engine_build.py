@@ -267,7 +267,7 @@ HOSTILE: dict[str, tuple[Any, str]] = {
         "is not an engine's record",
     ),
     "threshold edited": (
-        lambda b: alter(record_file(b), lambda d: d.replace(b'"samples": 6', b'"samples": 7')),
+        lambda b: alter(record_file(b), lambda d: d.replace(b'"parts": 6', b'"parts": 7')),
         "was changed after the build",
     ),
     "record is a pipe": (lambda b: make_pipe(record_file(b)), "has no fp32 engine"),
