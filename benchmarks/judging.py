@@ -27,7 +27,7 @@ from rdedge_train.features import TeacherFeatures
 from rdedge_train.fit import fit
 from rdedge_train.metrics import au_pro, auroc
 from rdedge_train.model import STRIDES, Detector, Head
-from rdedge_train.residual_head import POOLED_SHARE, ResidualDistance, ResidualHead
+from rdedge_train.residual_head import POOLED_SHARE, ResidualHead
 from rdedge_train.run_folder import open_run
 from rdedge_train.teachers import Teacher, load_teacher_weights
 from results_file import write_results
@@ -128,9 +128,7 @@ def refitted(
     """Level maps of a residual head fitted on these vectors; the levels left out are zero."""
     assert isinstance(detector.head, ResidualHead)
     with torch.no_grad():
-        for i, distance in enumerate(detector.head.distance):
-            assert isinstance(distance, ResidualDistance)
-            distance.fit((vectors(batch)[i] for batch in features.in_order()), pooled_share)
+        detector.head.fit((vectors(batch) for batch in features.in_order()), pooled_share)
 
     def level_maps(batch: list[Tensor]) -> list[Tensor]:
         assert isinstance(detector.head, ResidualHead)

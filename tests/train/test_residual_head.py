@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from rdedge_train.residual_head import KEPT_DIRECTIONS, ChannelWhitening, ResidualDistance
+from rdedge_train.residual_head import KEPT_DIRECTIONS, ChannelWhitening, Moments, ResidualDistance
+
+
+def fit(module: ChannelWhitening | ResidualDistance, chunks: Iterable[Tensor]) -> None:
+    moments = Moments()
+    for chunk in chunks:
+        moments.add(module.vectors(chunk))
+    module.fit(moments)
 
 
 def correlated(n: int, channels: int, seed: int) -> Tensor:
@@ -22,7 +31,7 @@ def correlated(n: int, channels: int, seed: int) -> Tensor:
 def test_whitened_features_have_unit_covariance() -> None:
     features = correlated(300, 12, 0)
     whitening = ChannelWhitening(12)
-    whitening.fit(features.split(64))
+    fit(whitening, features.split(64))
     rows = whitening(features).movedim(1, -1).flatten(0, 2).double().numpy()
     np.testing.assert_allclose(rows.mean(0), 0, atol=1e-4)
     covariance = np.cov(rows.T)
@@ -36,7 +45,7 @@ def test_whitening_turns_no_channel_into_another() -> None:
     features = torch.from_numpy(np.random.default_rng(1).normal(size=(2000, 3, 2, 2)).astype(np.float32))
     features *= torch.tensor([1.0, 5.0, 0.3]).view(1, 3, 1, 1)
     whitening = ChannelWhitening(3)
-    whitening.fit([features])
+    fit(whitening, [features])
     matrix = whitening.matrix[:, :, 0, 0].numpy()
     np.testing.assert_allclose(np.diag(matrix), [1, 1 / 5, 1 / 0.3], rtol=0.05)
 
@@ -45,7 +54,7 @@ def test_whitening_turns_no_channel_into_another() -> None:
 def test_distances_are_those_of_numpy(channels: int) -> None:
     fitted, judged = correlated(400, channels, 2), correlated(7, channels, 3) * 3
     distance = ResidualDistance(channels, (4, 5))
-    distance.fit(fitted.split(100))
+    fit(distance, fitted.split(100))
     kept = min(KEPT_DIRECTIONS, channels)
     data, own = fitted.double().numpy(), []
     for y in range(4):
@@ -67,7 +76,7 @@ def test_distances_are_those_of_numpy(channels: int) -> None:
 
 def test_good_parts_are_about_one_everywhere() -> None:
     distance = ResidualDistance(48, (4, 5))
-    distance.fit([correlated(2000, 48, 4)])
+    fit(distance, [correlated(2000, 48, 4)])
     squared = distance(correlated(2000, 48, 4)).square().mean(dim=(0, 1)).numpy()
     assert squared.min() > 0.2 and squared.max() < 5  # half of the covariance is the mean over positions
 
@@ -75,14 +84,14 @@ def test_good_parts_are_about_one_everywhere() -> None:
 def test_chunks_do_not_matter() -> None:
     features = correlated(100, 8, 5)
     distances = [ResidualDistance(8, (4, 5)) for _ in range(2)]
-    distances[0].fit([features])
-    distances[1].fit(features.split(7))
+    fit(distances[0], [features])
+    fit(distances[1], features.split(7))
     torch.testing.assert_close(distances[0](features), distances[1](features), rtol=2e-3, atol=1e-3)
 
 
 def test_a_part_that_never_varies_gives_finite_distances() -> None:
     distance, whitening = ResidualDistance(8, (4, 5)), ChannelWhitening(8)
     same = torch.ones(10, 8, 4, 5)
-    distance.fit([same])
-    whitening.fit([same])
+    fit(distance, [same])
+    fit(whitening, [same])
     assert torch.isfinite(distance(same)).all() and torch.isfinite(whitening(same)).all()

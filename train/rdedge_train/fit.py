@@ -23,8 +23,8 @@ from rdedge_train.data import Frames, find_images, read_frames, split_good, usab
 from rdedge_train.distributed import World, summed, use_global_batch_norm
 from rdedge_train.features import TeacherFeatures, memory_budget_bytes
 from rdedge_train.loss import LossReading, distillation_loss
-from rdedge_train.model import SIZE_MULTIPLE_PX, STRIDES, Detector, family_of
-from rdedge_train.residual_head import ChannelWhitening, ResidualDistance, ResidualHead
+from rdedge_train.model import SIZE_MULTIPLE_PX, Detector, family_of
+from rdedge_train.residual_head import ResidualHead
 from rdedge_train.run_folder import (
     HELD_OUT_FILE,
     RUN_FILE,
@@ -166,10 +166,7 @@ def set_learning_rate(optimiser: torch.optim.Optimizer, config: TrainConfig, ste
 def fit_whitening(detector: Detector, features: TeacherFeatures) -> None:
     """What the student will have to restore is scaled by the teacher's features of all training parts."""
     if isinstance(detector.head, ResidualHead):
-        for i, whitening in enumerate(detector.head.whitening):
-            assert isinstance(whitening, ChannelWhitening)
-            level = len(STRIDES) - len(detector.strides) + i
-            whitening.fit(batch[level] for batch in features.in_order())
+        detector.head.fit_whitening(detector.levels(batch) for batch in features.in_order())
 
 
 @torch.no_grad()
@@ -180,9 +177,7 @@ def fit_head(detector: Detector, features: TeacherFeatures) -> None:
         chunks = [detector.distances(batch) for batch in features.in_order()]
         detector.head.fit([torch.cat(level) for level in zip(*chunks, strict=True)])
     elif isinstance(detector.head, ResidualHead):
-        for i, distance in enumerate(detector.head.distance):
-            assert isinstance(distance, ResidualDistance)
-            distance.fit(detector.residuals(batch)[i] for batch in features.in_order())
+        detector.head.fit(detector.residuals(batch) for batch in features.in_order())
 
 
 @torch.no_grad()

@@ -66,9 +66,13 @@ class Detector(nn.Module):
             self.head = ResidualHead(self.teacher.level_channels[len(STRIDES) - levels : len(STRIDES)], grids_hw)
         self.anomaly_map = AnomalyMap(size_hw, self.strides)
 
+    def levels(self, features: list[Tensor]) -> list[Tensor]:
+        """Those of the teacher's features that are restored and judged, fine to coarse."""
+        return features[len(STRIDES) - len(self.strides) : len(STRIDES)]
+
     def targets(self, features: list[Tensor]) -> list[Tensor]:
         """What the student has to restore of the teacher's features, fine to coarse."""
-        levels = features[len(STRIDES) - len(self.strides) : len(STRIDES)]
+        levels = self.levels(features)
         return self.head.targets(levels) if isinstance(self.head, ResidualHead) else levels
 
     def residuals(self, features: list[Tensor]) -> list[Tensor]:
