@@ -11,14 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from rdedge.errors import MissingExtraError, SinkError, UsageError
-from rdedge.events import Event, EventHandler
-from rdedge.inspector import Inspection
+from rdedge.events import EventHandler
 from rdedge.sinks.outbox import Outbox
-from rdedge.sinks.record import event_record, inspection_record
 from rdedge.sinks.spool import Item
+from rdedge.sinks.spooled import SpooledSink
 
 if TYPE_CHECKING:
     from paho.mqtt.client import Client, MQTTMessageInfo
@@ -31,7 +28,7 @@ _STOP_S = 2.0
 _NO_CONNECTION = 4  # MQTT_ERR_NO_CONN
 
 
-class MqttSink:
+class MqttSink(SpooledSink):
     """Publishes with QoS 1, in order, from a spool on disk: a broker that was away gets everything, perhaps twice.
 
     ``<topic>/<camera>/verdict`` and ``.../alarm`` carry JSON records whose ``id`` tells a duplicate;
@@ -64,8 +61,7 @@ class MqttSink:
         if any(sign in prefix for sign in "#+\0") or not topic or not camera:
             raise UsageError(f"MQTT topic {prefix!r}", remedy="name topic and camera, without # and +")
         self._address = f"mqtt://{host}:{port}"
-        self._session = session
-        self._camera = camera
+        super().__init__(session=session, camera=camera)
         self._prefix = prefix
         self._status = f"{prefix}/status"
         self._trouble = "no connection yet"  # "" while connected
@@ -89,15 +85,6 @@ class MqttSink:
         )
         self._client.connect_async(host, port, _KEEPALIVE_S)
         self._client.loop_start()
-
-    def write(self, inspection: Inspection) -> None:
-        """See Sink.write."""
-        record = inspection_record(inspection, session=self._session, camera=self._camera)
-        self.outbox.append("verdict", msgspec.json.encode(record))
-
-    def event(self, event: Event) -> None:
-        """See AlarmSink.event."""
-        self.outbox.append("alarm", msgspec.json.encode(event_record(event, session=self._session)))
 
     def close(self) -> None:
         """See Sink.close; takes up to ``drain_s`` and some seconds."""

@@ -14,21 +14,18 @@ from datetime import datetime, timezone
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import msgspec
-
 from rdedge.errors import SinkError, UsageError
-from rdedge.events import Event, EventHandler
-from rdedge.inspector import Inspection
+from rdedge.events import EventHandler
 from rdedge.sinks.outbox import Outbox
-from rdedge.sinks.record import event_record, inspection_record
 from rdedge.sinks.spool import Item
+from rdedge.sinks.spooled import SpooledSink
 
 _BATCH = 50
 _LONGEST_PAUSE_S = 60.0
 _MOST_ANSWER_BYTES = 1 << 16
 
 
-class WebhookSink:
+class WebhookSink(SpooledSink):
     """Posts ``{"verdicts": [...], "alarms": [...]}``, up to 50 records at a time, from a spool on disk.
 
     Any answer but 2xx within the time is tried again after pauses that double from 0.5 to 60 s, so a record may come
@@ -59,8 +56,7 @@ class WebhookSink:
         """
         self._host, self._port, self._path, is_tls = _parts(url)
         self._tls = (tls or ssl.create_default_context()) if is_tls else None
-        self._session = session
-        self._camera = camera
+        super().__init__(session=session, camera=camera)
         self._secret = None if secret is None else secret.encode()
         self._timeout_s = timeout_s
         self._connection: http.client.HTTPConnection | None = None
@@ -75,15 +71,6 @@ class WebhookSink:
             longest_pause_s=_LONGEST_PAUSE_S,
             drain_s=drain_s,
         )
-
-    def write(self, inspection: Inspection) -> None:
-        """See Sink.write."""
-        record = inspection_record(inspection, session=self._session, camera=self._camera)
-        self.outbox.append("verdict", msgspec.json.encode(record))
-
-    def event(self, event: Event) -> None:
-        """See AlarmSink.event."""
-        self.outbox.append("alarm", msgspec.json.encode(event_record(event, session=self._session)))
 
     def close(self) -> None:
         """See Sink.close; takes up to ``drain_s`` and two seconds."""
