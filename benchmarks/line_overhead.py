@@ -2,7 +2,7 @@
 
 The engine is the fake one (dark pixels are anomalous), 256x256 frames come from memory, verdicts go to a JSON-lines
 sink, as in a line with a file. Added latency is from a frame's capture to its verdict written, less the engine's time.
-The age under ``latest`` is from capture to verdict while an engine that takes 25 ms is offered a frame every 10 ms.
+The age under ``latest`` is from capture to verdict while an engine that takes 45 ms meets a camera of 30 frames/s.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ from rdedge_train.sample import SamplePlan, make_sample
 from results_file import write_results
 
 SIZE_HW = (256, 256)
-SLOW_S = 0.025
-FAST_INTERVAL_S = 0.010
+SLOW_S = 0.045
+CAMERA_INTERVAL_S = 1 / 30
+ROUNDS = 7
 
 
 class MemorySource:
@@ -110,8 +111,8 @@ def run_line(
     policy: Policy,
     sink_path: Path,
     others: Sequence[FrameSource] = (),
-) -> tuple[float, list[Inspection], list[float]]:
-    """Seconds, inspections of ``source``, and seconds from each capture to its verdict written.
+) -> tuple[float, list[float], list[float]]:
+    """Seconds, the engine's ms for each frame of ``source``, and seconds from each capture to its verdict written.
 
     ``others``: cameras beside it, closed when it has ended.
     """
@@ -124,21 +125,21 @@ def run_line(
 
     lanes = [lane_of("memory", source, Settings(rules=Rules(), sinks=[sink]))]
     lanes += [lane_of(f"other{i}", other, Settings(rules=Rules())) for i, other in enumerate(others)]
-    seen: list[Inspection] = []
+    infer_ms: list[float] = []  # inspections themselves would fill the memory with maps
     ages_s: list[float] = []
 
     def note(lane: Lane, inspection: Inspection) -> None:
         if lane is lanes[0]:
             ages_s.append(time.monotonic() - inspection.frame.captured_at_s)
-            seen.append(inspection)
+            infer_ms.append(inspection.times.infer_ms)
         if lanes[0].stream.counts.offered == source.frames:
             for other in others:
                 other.close()
 
     started_s = time.monotonic()
     counts = serve(lanes, drain_s=5.0, on_shown=note, close_sinks=sink.close)
-    assert counts[0].judged == len(seen) > 0 and counts[0].offered == counts[0].judged + counts[0].dropped
-    return time.monotonic() - started_s, seen, ages_s
+    assert counts[0].judged == len(infer_ms) > 0 and counts[0].offered == counts[0].judged + counts[0].dropped
+    return time.monotonic() - started_s, infer_ms, ages_s
 
 
 def silent(event: Event) -> None:
@@ -167,25 +168,24 @@ def main() -> None:
         ) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
             source = MemorySource(frames, interval_s)
             path = folder / f"{time.monotonic()}.jsonl"
-            taken_s, seen, ages_s = run_line(bundle, engine(), source, policy, path, others)
-            infer_ms = np.array([inspection.times.infer_ms for inspection in seen])
-            return taken_s, np.array(ages_s) * 1e3, infer_ms
+            taken_s, infer_ms, ages_s = run_line(bundle, engine(), source, policy, path, others)
+            return taken_s, np.array(ages_s) * 1e3, np.array(infer_ms)
 
         measure(fake, 500, 0.0, "every")
         used_s = time.process_time()
-        taken_s, _, _ = measure(fake, args.frames, 0.0, "every")
-        figures["frames_per_second"] = args.frames / taken_s
-        figures["cpu_ms_per_frame"] = (time.process_time() - used_s) / args.frames * 1e3
+        rates = sorted(args.frames / measure(fake, args.frames, 0.0, "every")[0] for _ in range(ROUNDS))
+        figures["frames_per_second"] = rates
+        figures["cpu_ms_per_frame"] = (time.process_time() - used_s) / (ROUNDS * args.frames) * 1e3
         _, ages_ms, infer_ms = measure(fake, args.frames // 3, 0.005, "every")
         figures["added_ms"] = percentiles(ages_ms - infer_ms)
         quick = WatchLimits(retry_s=0.01, retry_cap_s=0.01)
         dead = [WatchedSource(f"dead{i}", unplugged, on_event=silent, limits=quick) for i in range(3)]
         _, ages_ms, infer_ms = measure(fake, args.frames // 3, 0.005, "every", dead)
         figures["beside_dead_ms"] = percentiles(ages_ms - infer_ms)
-        _, ages_ms, infer_ms = measure(lambda: SlowBackend(bundle), args.frames // 3, FAST_INTERVAL_S, "latest")
+        _, ages_ms, infer_ms = measure(lambda: SlowBackend(bundle), args.frames // 3, CAMERA_INTERVAL_S, "latest")
         figures["latest_age_ms"] = percentiles(ages_ms)
         figures["latest_infer_ms"] = percentiles(infer_ms)
-        figures["latest_excess_ms"] = percentiles(ages_ms - infer_ms - FAST_INTERVAL_S * 1e3)
+        figures["latest_excess_ms"] = percentiles(ages_ms - infer_ms - CAMERA_INTERVAL_S * 1e3)
     report(figures, args.frames)
 
 
@@ -203,16 +203,19 @@ def report(figures: dict[str, object], frames: int) -> None:
         assert isinstance(values, dict)
         return f"{values['p50']:.2f} | {values['p99']:.2f} | {values['max']:.2f}"
 
+    rates = figures["frames_per_second"]
+    assert isinstance(rates, list)
     rows = [
         f"{SIZE_HW[1]}x{SIZE_HW[0]} frames, fake engine, JSON-lines sink: "
-        f"**{figures['frames_per_second']:.0f} frames/s** over {frames} frames, "
+        f"**{rates[ROUNDS // 2]:.0f} frames/s** (median of {ROUNDS} times {frames} frames; "
+        f"{rates[0]:.0f} to {rates[-1]:.0f}), "
         f"{figures['cpu_ms_per_frame']:.2f} ms of one core each (all threads, with the making of frames).",
         "",
         "| | median ms | p99 ms | max ms |",
         "|---|---|---|---|",
         f"| added latency at 200 frames/s: capture to verdict written, less the engine | {cells('added_ms')} |",
         f"| the same beside three dead cameras that are opened 100 times a second | {cells('beside_dead_ms')} |",
-        f"| `latest`, frame every {FAST_INTERVAL_S * 1e3:.0f} ms, engine {SLOW_S * 1e3:.0f} ms: age at the verdict "
+        f"| `latest`, frame every {CAMERA_INTERVAL_S * 1e3:.1f} ms, engine {SLOW_S * 1e3:.0f} ms: age at the verdict "
         f"| {cells('latest_age_ms')} |",
         f"| the same, beyond its inference time and one frame interval | {cells('latest_excess_ms')} |",
     ]
