@@ -30,6 +30,7 @@ from baselines import (
     pictures,
 )
 from rdedge.contract import InputSpec
+from rdedge_train.allocator import keep_freed_memory
 from rdedge_train.config import TrainConfig, default_loss
 from rdedge_train.data import GOOD, find_images, read_frames, read_part_mask, split_good
 from rdedge_train.distributed import joined_world
@@ -95,6 +96,7 @@ def main() -> None:
     parser.add_argument("--train-limit", type=int, help="this many good parts only, evenly over their names")
     parser.add_argument("--image-size", type=int, default=256, help="pixels, a multiple of 32; digits are always 64")
     args = parser.parse_args()
+    keep_freed_memory()
     teacher = imagenet_teacher()
     with tempfile.TemporaryDirectory() as folder:
         if args.digits:

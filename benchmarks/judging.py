@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rdedge.contract import InputSpec
+from rdedge_train.allocator import keep_freed_memory
 from rdedge_train.anomaly_map import PositionHead
 from rdedge_train.config import TrainConfig, default_loss
 from rdedge_train.data import GOOD, find_images, read_frames, read_part_mask
@@ -62,6 +63,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     args = parser.parse_args()
+    keep_freed_memory()
     spec = InputSpec(size_hw=(256, 256), colour_order="rgb", resize="area", roi_xywh=None)
     dataset = find_images(args.data)
     good = list(dataset.good_paths)

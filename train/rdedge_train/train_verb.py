@@ -12,6 +12,7 @@ import msgspec
 from rdedge.contract import InputSpec
 from rdedge.errors import UsageError
 from rdedge.text import printable
+from rdedge_train.allocator import keep_freed_memory
 from rdedge_train.config import TrainConfig, default_epochs, default_head, default_loss
 from rdedge_train.distributed import joined_world
 from rdedge_train.fit import fit
@@ -63,6 +64,7 @@ def add_input_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Train or resume."""
+    keep_freed_memory()
     config = _config(args)
     names = types_below(args.data) if args.each else [""]
     with joined_world() as world:
