@@ -21,7 +21,7 @@ from torch import Tensor
 from rdedge.contract import InputSpec
 from rdedge_train.allocator import keep_freed_memory
 from rdedge_train.anomaly_map import PositionHead
-from rdedge_train.config import TrainConfig, default_loss
+from rdedge_train.config import TrainConfig, default_loss, default_tolerance
 from rdedge_train.data import GOOD, find_images, read_frames, read_part_mask
 from rdedge_train.distributed import joined_world
 from rdedge_train.features import TeacherFeatures
@@ -62,6 +62,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="laid out like MVTec AD")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--heads", nargs="+", choices=["position", "residual"], default=["position", "residual"])
     args = parser.parse_args()
     keep_freed_memory()
     spec = InputSpec(size_hw=(256, 256), colour_order="rgb", resize="area", roi_xywh=None)
@@ -88,7 +89,7 @@ def main() -> None:
     figures: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for column, paths in columns.items():
         for seed in args.seeds:
-            for row, pair in judged_in_every_way(args.data, paths, spec, args.epochs, seed, parts):
+            for row, pair in judged_in_every_way(args.data, paths, spec, args.heads, args.epochs, seed, parts):
                 figures.setdefault(row, {}).setdefault(column, []).append(pair)
                 print(column, seed, row, pair, flush=True)
     rows = [f"| judging | {' | '.join(columns)} |", "|---|---|---|"]
@@ -100,10 +101,10 @@ def main() -> None:
 
 
 def judged_in_every_way(
-    data: Path, paths: list[Path], spec: InputSpec, epochs: int, seed: int, parts: TestParts
+    data: Path, paths: list[Path], spec: InputSpec, heads: list[Head], epochs: int, seed: int, parts: TestParts
 ) -> Iterator[tuple[str, tuple[float, float]]]:
-    """Figures of both kinds of student, and of the teacher alone, each judged in several ways."""
-    for head in ("position", "residual"):
+    """Figures of each kind of student, and of the teacher alone, each judged in several ways."""
+    for head in heads:
         detector, names = train(data, paths, spec, head, epochs, seed)
         features = features_of(detector.teacher, data, names, spec)
         if isinstance(detector.head, PositionHead):
@@ -111,6 +112,7 @@ def judged_in_every_way(
             yield "student, cosine distances standardised by position", parts.figures(detector, detector.level_maps)
             continue
         assert isinstance(detector.head, ResidualHead)
+        yield f"`rdedge train` (tolerates {default_tolerance(head)})", parts.figures(detector, detector.level_maps)
         first = len(STRIDES) - len(detector.strides)
         for name, vectors in (
             ("teacher alone", lambda batch, d=detector: d.targets(batch)),
@@ -146,6 +148,7 @@ def train(
     config = TrainConfig(
         model="edge-lite0", input=spec, ocbe="mff+oce", loss=default_loss(head), head=head, epochs=epochs,
         batch_size=16, learning_rate=0.005, seed=seed, held_out_share=0.2, teacher_weights="imagenet",
+        tolerance=default_tolerance(head),
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder, joined_world() as world:
         links = Path(folder) / "data" / "train" / "good"

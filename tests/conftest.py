@@ -134,7 +134,7 @@ def make_config() -> MakeConfig:
     def make(**fields: object) -> TrainConfig:
         import msgspec
 
-        from rdedge_train.config import TrainConfig, default_head, default_loss
+        from rdedge_train.config import TrainConfig, default_head, default_loss, default_tolerance
 
         head = fields.get("head", default_head(str(fields.get("model", "edge-lite0"))))
         spec = {"size_hw": SIZE_HW, "colour_order": "rgb", "resize": "area", "roi_xywh": None}
@@ -143,6 +143,7 @@ def make_config() -> MakeConfig:
             "input": spec,
             "ocbe": "mff+oce",
             "loss": default_loss(head),
+            "tolerance": default_tolerance(head),
             "head": head,
             "epochs": 2,
             "batch_size": 4,

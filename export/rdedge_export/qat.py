@@ -110,7 +110,7 @@ def fine_tuned(
         features = TeacherFeatures(
             detector.teacher, train_u8, torch.device("cpu"), budget_bytes=memory_budget_bytes(processes=1)
         )
-        fit_head(detector, features)
+        fit_head(detector, features, config.tolerance, config.seed)
     return detector
 
 

@@ -114,7 +114,7 @@ def test_tuning_changes_bottleneck_and_student_alone_and_fits_the_head_anew(
     head = detector.head
     assert head is not None
     fitted = {name: values.clone() for name, values in head.state_dict().items()}
-    fit_head(detector, features)
+    fit_head(detector, features, run.record.config.tolerance, run.record.config.seed)
     assert all(torch.equal(values, fitted[name]) for name, values in head.state_dict().items())
 
 

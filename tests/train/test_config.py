@@ -36,6 +36,7 @@ def test_survives_the_run_file(make_config: MakeConfig) -> None:
         ("ocbe", "mff", "Invalid enum value 'mff'"),
         ("loss", "mse", "Invalid enum value 'mse'"),
         ("head", "soft", "Invalid enum value 'soft'"),
+        ("tolerance", "all", "Invalid enum value 'all'"),
         ("colour", "rgb", "unknown field `colour`"),
     ],
     ids=lambda v: str(v)[:20],
@@ -77,3 +78,14 @@ def test_paper_models_keep_the_papers_head_and_schedule(model: str) -> None:
 def test_heads_and_losses_that_do_not_go_together_are_refused(make_config: MakeConfig, fields: dict[str, str]) -> None:
     with pytest.raises(UsageError, match="--head"):
         make_config(**fields)
+
+
+def test_the_plain_head_can_tolerate_nothing(make_config: MakeConfig) -> None:
+    with pytest.raises(UsageError, match=r"--head plain with --tolerate light; the plain head learns nothing"):
+        make_config(head="plain", tolerance="light")
+
+
+def test_a_run_from_before_tolerance_tolerated_nothing(make_config: MakeConfig) -> None:
+    fields = msgspec.to_builtins(make_config())
+    del fields["tolerance"]
+    assert msgspec.convert(fields, TrainConfig).tolerance == "none"

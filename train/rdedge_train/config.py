@@ -12,6 +12,7 @@ from rdedge.errors import UsageError
 from rdedge_train.loss import LossReading
 from rdedge_train.model import MODELS, SIZE_MULTIPLE_PX, Head, family_of
 from rdedge_train.paper import Ocbe
+from rdedge_train.tolerance import Tolerance
 
 _DEFAULT_EPOCHS = {"edge": 30, "paper": 200}  # 200: the official schedule
 _MAX_COUNT = 10**6  # of epochs, and of images a step: more is a slip of the keyboard
@@ -33,6 +34,7 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     seed: Annotated[int, Meta(ge=0, le=_MAX_SEED)]
     held_out_share: Annotated[float, Meta(gt=0, lt=1)]
     teacher_weights: str
+    tolerance: Tolerance = "none"
 
     def __post_init__(self) -> None:
         if self.model not in MODELS:
@@ -48,6 +50,10 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             raise UsageError(
                 f"--head {self.head} with --loss {self.loss}", remedy="the residual head goes with the squared loss"
             )
+        if self.head == "plain" and self.tolerance != "none":
+            raise UsageError(
+                f"--head plain with --tolerate {self.tolerance}", remedy="the plain head learns nothing of good parts"
+            )
 
 
 def default_head(model: str) -> Head:
@@ -58,6 +64,11 @@ def default_head(model: str) -> Head:
 def default_loss(head: Head) -> LossReading:
     """The official code's reading; squared where features are whitened."""
     return "squared" if head == "residual" else "flattened"
+
+
+def default_tolerance(head: Head) -> Tolerance:
+    """What costs nothing on undisturbed parts (benchmarks/results, robustness)."""
+    return "light+jig" if head == "residual" else "none"
 
 
 def default_epochs(model: str) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -48,19 +48,27 @@ class TeacherFeatures:
         for start in range(0, len(self), _CHUNK):
             yield self.batch(np.arange(start, min(start + _CHUNK, len(self)), dtype=np.int64))
 
+    def disturbed_in_order(
+        self, disturb: Callable[[NDArray[np.uint8], NDArray[np.int64]], NDArray[np.uint8]]
+    ) -> Iterator[list[Tensor]]:
+        """Features of what ``disturb`` makes of frames and their numbers, chunk by chunk; none is kept."""
+        for start in range(0, len(self), _CHUNK):
+            numbers = np.arange(start, min(start + _CHUNK, len(self)), dtype=np.int64)
+            yield self._teacher_pass(disturb(self._frames_u8[numbers], numbers))
+
     def _compute(self, indices: NDArray[np.int64]) -> list[Tensor]:
         starts = range(0, max(1, len(indices)), _CHUNK)
-        passes = [self._teacher_pass(indices[start : start + _CHUNK]) for start in starts]
+        passes = [self._teacher_pass(self._frames_u8[indices[start : start + _CHUNK]]) for start in starts]
         # The frame's layout (channels last) goes through to the features; the student rounds by layout.
         return [torch.cat(level).contiguous() for level in zip(*passes, strict=True)]
 
     @torch.no_grad()
-    def _teacher_pass(self, indices: NDArray[np.int64]) -> list[Tensor]:
+    def _teacher_pass(self, frames_u8: NDArray[np.uint8]) -> list[Tensor]:
         """Up to _CHUNK frames, filled up with copies, so that a frame's bits do not depend on their number."""
-        filled = np.resize(indices if len(indices) else np.zeros(1, np.int64), _CHUNK)
-        frame = torch.from_numpy(self._frames_u8[filled]).to(self._device)
-        features: list[Tensor] = self._teacher(frame)
-        return [level[: len(indices)] for level in features]
+        n = len(frames_u8)
+        filled_u8 = np.resize(frames_u8 if n else self._frames_u8[:1], (_CHUNK, *frames_u8.shape[1:]))
+        features: list[Tensor] = self._teacher(torch.from_numpy(filled_u8).to(self._device))
+        return [level[:n] for level in features]
 
 
 def memory_budget_bytes(processes: int) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import msgspec
@@ -40,6 +42,7 @@ from rdedge_train.run_folder import (
     write_record,
 )
 from rdedge_train.teachers import load_teacher_weights
+from rdedge_train.tolerance import Tolerance, disturbed_copies
 from rdedge_train.versions import library_versions
 
 ADAM_BETAS = (0.5, 0.999)  # the official code's
@@ -116,7 +119,7 @@ def _train(
                         file=sys.stderr,
                     )
     if world.is_first:
-        fit_head(detector, features)
+        fit_head(detector, features, config.tolerance, config.seed)
         save_finished(out, detector, history)
     return history
 
@@ -170,14 +173,18 @@ def fit_whitening(detector: Detector, features: TeacherFeatures) -> None:
 
 
 @torch.no_grad()
-def fit_head(detector: Detector, features: TeacherFeatures) -> None:
-    """What is normal at each position, from all training parts, once the student is trained."""
+def fit_head(detector: Detector, features: TeacherFeatures, tolerance: Tolerance, seed: int) -> None:
+    """What is normal at each position, from all training parts and what is tolerated, once the student is trained."""
     detector.eval()
+    shown = features.in_order()
+    if tolerance != "none":
+        disturb = partial(disturbed_copies, tolerance=tolerance, seed=seed)
+        shown = chain(shown, features.disturbed_in_order(disturb))
     if isinstance(detector.head, PositionHead):
-        chunks = [detector.distances(batch) for batch in features.in_order()]
+        chunks = [detector.distances(batch) for batch in shown]
         detector.head.fit([torch.cat(level) for level in zip(*chunks, strict=True)])
     elif isinstance(detector.head, ResidualHead):
-        detector.head.fit(detector.residuals(batch) for batch in features.in_order())
+        detector.head.fit(detector.residuals(batch) for batch in shown)
 
 
 @torch.no_grad()

@@ -18,13 +18,12 @@ from rdedge.preprocess import preprocess, preprocess_mask
 from rdedge_train.data import GOOD, LabelledPart, union_of_masks
 from rdedge_train.evaluate import ConditionRow, JudgedParts, predict_chunks, summarise
 from rdedge_train.subject import Subject
+from rdedge_train.tolerance import BLUR_PX, BRIGHTNESS_SHARE, NOISE_LEVELS, blurred, brighter, moved, noisy, rotation
 
 Image = NDArray[np.uint8]
 SHIFT_SHARE = 0.02  # of the picture's sides, either way: what a jig leaves
 ROTATION_DEG = 2.0
-NOISE_LEVELS = 8.0  # grey levels, standard deviation; a small sensor in poor light
 JPEG_QUALITY = 70
-BLUR_PX = 1.0  # sigma in pixels of the model's input: the same loss of detail for every camera
 _SEED = 70
 
 
@@ -89,26 +88,19 @@ def disturbed(
     height, width = image_bgr_u8.shape[:2]
     if condition.motion is not None:
         matrix = condition.motion((height, width), rng)
-        image_bgr_u8 = _moved(image_bgr_u8, matrix, cv2.INTER_LINEAR, cv2.BORDER_REPLICATE)
-        mask_u8 = None if mask_u8 is None else _moved(mask_u8, matrix, cv2.INTER_NEAREST, cv2.BORDER_CONSTANT)
+        image_bgr_u8 = moved(image_bgr_u8, matrix, cv2.INTER_LINEAR, cv2.BORDER_REPLICATE)
+        mask_u8 = None if mask_u8 is None else moved(mask_u8, matrix, cv2.INTER_NEAREST, cv2.BORDER_CONSTANT)
     if condition.of_image is not None:
         image_bgr_u8 = condition.of_image(image_bgr_u8, rng, max(height / size_hw[0], width / size_hw[1]))
     return image_bgr_u8, mask_u8
 
 
-def _moved(image_u8: Image, matrix: NDArray[np.float64], interpolation: int, border: int) -> Image:
-    size_wh = image_u8.shape[1], image_u8.shape[0]
-    moved = cv2.warpAffine(image_u8, matrix, size_wh, flags=interpolation, borderMode=border)
-    return moved.astype(np.uint8, copy=False)
+def _of_brightness(factor: float) -> Callable[[Image, np.random.Generator, float], Image]:
+    return lambda image_u8, rng, shrink: brighter(image_u8, factor)
 
 
-def _brighter(factor: float) -> Callable[[Image, np.random.Generator, float], Image]:
-    """A lamp or an exposure that is off: every value times ``factor``, cut off at white."""
-    return lambda image_u8, rng, shrink: _to_u8(image_u8 * np.float32(factor))
-
-
-def _blurred(image_u8: Image, rng: np.random.Generator, shrink: float) -> Image:
-    return cv2.GaussianBlur(image_u8, (0, 0), BLUR_PX * max(shrink, 1.0)).astype(np.uint8, copy=False)
+def _out_of_focus(image_u8: Image, rng: np.random.Generator, shrink: float) -> Image:
+    return blurred(image_u8, BLUR_PX * max(shrink, 1.0))
 
 
 def _as_jpeg(image_u8: Image, rng: np.random.Generator, shrink: float) -> Image:
@@ -118,12 +110,8 @@ def _as_jpeg(image_u8: Image, rng: np.random.Generator, shrink: float) -> Image:
     return decoded.astype(np.uint8, copy=False)
 
 
-def _noisy(image_u8: Image, rng: np.random.Generator, shrink: float) -> Image:
-    return _to_u8(np.float32(image_u8) + rng.normal(0.0, NOISE_LEVELS, image_u8.shape).astype(np.float32))
-
-
-def _to_u8(values: NDArray[np.float32]) -> Image:
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+def _grainy(image_u8: Image, rng: np.random.Generator, shrink: float) -> Image:
+    return noisy(image_u8, NOISE_LEVELS, rng)
 
 
 def _shifted(size_hw: tuple[int, int], rng: np.random.Generator) -> NDArray[np.float64]:
@@ -132,18 +120,16 @@ def _shifted(size_hw: tuple[int, int], rng: np.random.Generator) -> NDArray[np.f
 
 
 def _rotated(size_hw: tuple[int, int], rng: np.random.Generator) -> NDArray[np.float64]:
-    height, width = size_hw
-    centre = (width - 1) / 2, (height - 1) / 2
-    return np.asarray(cv2.getRotationMatrix2D(centre, float(rng.uniform(-ROTATION_DEG, ROTATION_DEG)), 1.0))
+    return rotation(size_hw, float(rng.uniform(-ROTATION_DEG, ROTATION_DEG)))
 
 
 CONDITIONS = (
     Condition("as taken"),
-    Condition("20 % darker", _brighter(0.8)),
-    Condition("20 % brighter", _brighter(1.2)),
-    Condition("out of focus", _blurred),
+    Condition("20 % darker", _of_brightness(1.0 - BRIGHTNESS_SHARE)),
+    Condition("20 % brighter", _of_brightness(1.0 + BRIGHTNESS_SHARE)),
+    Condition("out of focus", _out_of_focus),
     Condition(f"JPEG quality {JPEG_QUALITY}", _as_jpeg),
-    Condition(f"noise of {NOISE_LEVELS:g} levels", _noisy),
+    Condition(f"noise of {NOISE_LEVELS:g} levels", _grainy),
     Condition(f"shifted up to {SHIFT_SHARE:.0%}", motion=_shifted),
     Condition(f"turned up to {ROTATION_DEG:g} degrees", motion=_rotated),
 )

@@ -13,12 +13,13 @@ from rdedge.contract import InputSpec
 from rdedge.errors import UsageError
 from rdedge.text import printable
 from rdedge_train.allocator import keep_freed_memory
-from rdedge_train.config import TrainConfig, default_epochs, default_head, default_loss
+from rdedge_train.config import TrainConfig, default_epochs, default_head, default_loss, default_tolerance
 from rdedge_train.distributed import joined_world
 from rdedge_train.fit import fit
 from rdedge_train.layouts import types_below
 from rdedge_train.loss import LossReading
 from rdedge_train.model import MODELS, Head
+from rdedge_train.tolerance import Tolerance
 
 T = TypeVar("T")
 _MAX_DIGITS = 9  # of a number of pixels
@@ -47,6 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=get_args(Head),
         help="plain: map as in the paper; position: distances judged by position; residual: whitened residual vectors "
         "judged by position (default: the model's)",
+    )
+    parser.add_argument(
+        "--tolerate",
+        choices=get_args(Tolerance),
+        help="light: brightness, focus and grain of the sensor may change; +jig: parts may lie a little off "
+        "(default: the head's)",
     )
     parser.add_argument(
         "--teacher-weights", default="imagenet", metavar="FILE|random:SEED", help="instead of the ImageNet weights"
@@ -98,6 +105,7 @@ def _config(args: argparse.Namespace) -> TrainConfig:
         "seed": args.seed,
         "held_out_share": args.held_out,
         "teacher_weights": args.teacher_weights,
+        "tolerance": args.tolerate or default_tolerance(head),
     }
     return _converted(settings, TrainConfig)
 
