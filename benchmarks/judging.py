@@ -80,7 +80,7 @@ def main() -> None:
     has_twin = (highest_correlations(good_coarse, good_test) > TWIN_CORRELATION).numpy()
     without = [path for path, twin in zip(good, has_twin, strict=True) if not twin]
     text = (
-        f"edge-lite0, {args.epochs} epochs, seeds {args.seeds}, image AUROC / AU-PRO 0.3, mean over seeds. "
+        f"edge-lite0, {args.epochs} epochs, seeds {args.seeds}, image AUROC / AU-PRO 0.3, mean ± deviation. "
         f"Of {len(good)} good parts {int(has_twin.sum())} have a twin among the good test parts (correlation above "
         f"{TWIN_CORRELATION}).\n\nKnowing parts again, without looking for a defect (score: minus the highest "
         f"correlation with a picture trained on): image AUROC **{auroc(-likeness, is_defective):.4f}**.\n\n"
@@ -94,10 +94,16 @@ def main() -> None:
                 print(column, seed, row, pair, flush=True)
     rows = [f"| judging | {' | '.join(columns)} |", "|---|---|---|"]
     for row, by_column in figures.items():
-        cells = ["{:.3f} / {:.3f}".format(*np.mean(by_column[column], axis=0)) for column in columns]
+        cells = [cell(by_column[column]) for column in columns]
         rows.append(f"| {row} | {' | '.join(cells)} |")
     record: dict[str, object] = {"knowing again": auroc(-likeness, is_defective), "judging": figures}
     write_results(f"judging_{args.data.name}", text + "\n".join(rows), record, ("torch",))
+
+
+def cell(pairs: list[tuple[float, float]]) -> str:
+    """Mean and standard deviation over seeds of both figures."""
+    means, deviations = np.mean(pairs, axis=0), np.std(pairs, axis=0)
+    return " / ".join(f"{mean:.3f} ± {deviation:.3f}" for mean, deviation in zip(means, deviations, strict=True))
 
 
 def judged_in_every_way(
