@@ -13,6 +13,7 @@ import pytest
 from rdedge.backends import open_backend
 from rdedge.bundle import open_bundle
 from rdedge.cli import main
+from rdedge.engines import newest_engine
 from rdedge.errors import BackendError
 
 NODE = "{ForeignNode[Mul x...Conv body]}"
@@ -55,6 +56,8 @@ def test_engines_of_the_gpu_and_of_each_core_lie_side_by_side(orin: Any, engine_
         assert main(engine(engine_bundle, *more, "--if-needed")) == 0
     assert orin.fake.builds == builds
     bundle = open_bundle(engine_bundle)
+    newest = newest_engine(bundle, "fp16", "tensorrt")
+    assert newest is not None and newest.key.dla_core is None, "a server that serves it has no DLA"
     frame_u8 = np.full((1, 32, 48, 3), 200, np.uint8)
     for name in ("tensorrt", "tensorrt-dla0", "tensorrt-dla1"):
         backend = open_backend(bundle, backend=name, precision="fp16")  # type: ignore[arg-type]
