@@ -1,4 +1,4 @@
-# make demo | test | check | bench: each sets up its own virtual environment in .venv first.
+# make demo | test | check | bench | bench-compare: each sets up its own virtual environment in .venv first.
 PYTHON ?= python3
 VENV ?= .venv
 # Another build of torch (a CPU-only one is much smaller): make demo TORCH="torch torchvision --index-url ..."
@@ -7,7 +7,7 @@ TORCH ?= torch torchvision
 EXTRAS ?= dev
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench bench-compare clean
 
 demo: $(VENV)/.demo
 	$(BIN)/rdedge demo
@@ -23,6 +23,9 @@ check: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/frame_to_verdict.py
+
+bench-compare: $(VENV)/.dev
+	$(BIN)/python benchmarks/compare_trees.py $(BENCH_ARGS)
 
 clean:
 	rm -rf $(VENV) rdedge-demo

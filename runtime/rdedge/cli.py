@@ -37,6 +37,7 @@ VERBS = {
     "import": Verb("rdedge_export.import_verb", "export", "turn another program's checkpoint into a bundle"),
     "engine": Verb("rdedge_export.engine_verb", "tensorrt", "build a bundle's engine on the device that will run it"),
     "run": Verb("rdedge.run_verb", "cpu", "judge the frames of a source with a bundle, or run a line as its file says"),
+    "bench": Verb("rdedge.bench.verb", "cpu", "measure latency as the line feels it, or compare two measurements"),
     "check-camera": Verb("rdedge.check_camera_verb", "cpu", "look at a still scene: is the camera fit to train on?"),
     "doctor": Verb("rdedge.doctor_verb", "cpu", "say what this machine has for the line, and what mends the rest"),
     "selftest": Verb("rdedge_export.selftest_verb", "tensorrt", "prove on the device that its engines are right"),

@@ -176,6 +176,14 @@ class TensorRtBackend:
             prediction, self.device_ms = slot.finish()
             return prediction
 
+    def parts_ms(self, frame_u8: NDArray[np.uint8]) -> tuple[float, float, float]:
+        """Upload, inference and download of one frame by the GPU's clock, for measuring. Raises as ``infer``."""
+        with self._usable():
+            check_frame(frame_u8, self._graph.frame)
+            if self._under_way:
+                raise BackendError("another frame is under way", remedy="finish it first")
+            return self._idle[0].parts_ms(frame_u8)
+
     @contextmanager
     def _usable(self) -> Iterator[None]:
         """The GPU's context for a while; its errors become ours."""

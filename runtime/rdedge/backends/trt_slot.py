@@ -28,6 +28,7 @@ class Slot:
         self._stream: Any = None
         self._started: Any = None
         self._ended: Any = None
+        self._marks: list[Any] = []  # events before and after the inference, while a frame is timed in parts
         self._buffers: list[Buffer] = []
 
     def open(self, graph: GraphSpec) -> None:
@@ -59,6 +60,23 @@ class Slot:
         prediction = Prediction(anomaly_map=anomaly_map.copy(), score=score.copy())
         return prediction, float(self._started.time_till(self._ended))
 
+    def parts_ms(self, frame_u8: NDArray[np.uint8]) -> tuple[float, float, float]:
+        """Upload, inference and download of one frame by the GPU's clock, enqueued one by one: a recorded graph has no
+        events in between. Raises the driver's error and BackendError."""
+        replay, self._replay = self._replay, None
+        self._marks = [self._device.event(), self._device.event()]
+        try:
+            self.start(frame_u8)
+            self.finish()
+            inferring, inferred = self._marks
+            return (
+                float(self._started.time_till(inferring)),
+                float(inferring.time_till(inferred)),
+                float(inferred.time_till(self._ended)),
+            )
+        finally:
+            self._marks, self._replay = [], replay
+
     def record(self) -> None:
         """From now on replay a recorded graph; the frame must have been run once, as TensorRT prescribes.
 
@@ -76,8 +94,12 @@ class Slot:
     def _enqueue(self) -> None:
         frame, *outputs = self._buffers
         frame.upload(self._stream)
+        for mark in self._marks[:1]:
+            mark.record(self._stream)
         if not self.context.execute_async_v3(self._stream.handle):
             raise BackendError(f"inference failed: {self._log.reason()}", remedy=self._remedy)
+        for mark in self._marks[1:]:
+            mark.record(self._stream)
         for output in outputs:
             output.download(self._stream)
 

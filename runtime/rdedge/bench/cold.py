@@ -1,0 +1,57 @@
+"""The cold start: a fresh `rdedge run`, from the start of its process to its first verdict, and its peak memory."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from rdedge.errors import BackendError
+
+_VERDICTS = ("good", "REJECT")  # as `rdedge run` prints them
+
+
+def start_cold(
+    bundle: Path, pictures: list[NDArray[np.uint8]], options: list[str], times: int
+) -> tuple[list[float], float]:
+    """Milliseconds to the first verdict of each start, and the highest peak of resident memory in MB.
+
+    Each judges all the pictures, so that the peak is a running line's. Files are in the system's cache from the first
+    start on, if not before. Raises BackendError where a run fails.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        for index, picture in enumerate(pictures):
+            cv2.imwrite(f"{folder}/{index:03d}.png", picture)
+        command = [sys.executable, "-m", "rdedge", "run", str(bundle), "--source", folder, *options]
+        runs = [_run(command) for _ in range(times)]
+    return [ms for ms, _ in runs], max(mb for _, mb in runs)
+
+
+def _run(command: list[str]) -> tuple[float, float]:
+    started = time.perf_counter()
+    first_ms = None
+    with (
+        tempfile.TemporaryFile("w+") as complaints,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaints, text=True) as child,
+    ):
+        assert child.stdout is not None
+        for line in child.stdout:
+            if first_ms is None and any(word in line.split() for word in _VERDICTS):
+                first_ms = (time.perf_counter() - started) * 1e3
+        _, status, usage = os.wait4(child.pid, 0)  # the kernel's account of this child alone
+        child.returncode = os.waitstatus_to_exitcode(status)
+        if child.returncode != 0 or first_ms is None:
+            complaints.seek(0)
+            said = " ".join(complaints.read().split())[-300:]
+            raise BackendError(
+                f"`{' '.join(command[1:])}` ended with {child.returncode} ({said or 'it said nothing'})",
+                remedy="run it by hand, or leave the cold start out with --cold-starts 0",
+            )
+    return first_ms, usage.ru_maxrss / 1024

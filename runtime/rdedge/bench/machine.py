@@ -1,0 +1,83 @@
+"""What a number was measured on: processor, board, power mode, clocks, versions and memory."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from rdedge import doctor_verb
+from rdedge.backends import BackendName
+from rdedge.backends.cuda import CudaDevice, load_pycuda
+
+_PACKAGES = {
+    "onnxruntime": ("onnxruntime",),
+    "tensorrt": ("tensorrt", "pycuda"),
+    "tensorrt-dla0": ("tensorrt", "pycuda"),
+    "tensorrt-dla1": ("tensorrt", "pycuda"),
+    "tensorrt-rtx": ("tensorrt_rtx", "pycuda"),
+    "fake": (),
+}
+
+
+def machine(root: Path = Path("/")) -> dict[str, str]:
+    """Processor, cores and system; on a Jetson the board, its L4T, power mode and whether clocks are fixed.
+
+    ``root``: ``/``, or a pretended one.
+    """
+    facts = {
+        "processor": _processor(root),
+        "cores": str(os.cpu_count()),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+    is_jetson = (root / "etc/nv_tegra_release").is_file()
+    if is_jetson:
+        facts["board"] = _text(root / "proc/device-tree/model").rstrip("\0") or "unknown"
+        facts["L4T"] = doctor_verb._jetpack(root).found
+        facts["power mode"] = doctor_verb._power_mode(root, is_jetson=True).found
+        facts["clocks"] = doctor_verb._clocks(root, is_jetson=True).found
+    return facts
+
+
+def versions(backend: BackendName) -> dict[str, str]:
+    """Of Python, rdedge and what the line runs on."""
+    names = ("rdedge", "numpy", "msgspec")
+    found = {"python": platform.python_version()} | {name: _version(name) for name in names}
+    found["opencv"] = _version("cv2")
+    return found | {name: _version(name) for name in _PACKAGES[backend]}
+
+
+def peak_memory_mb() -> float:
+    """Peak resident memory of this process; Linux counts it in KiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def device_used_mb() -> float:
+    """Memory in use on the first GPU, whoever uses it. Raises BackendError, MissingExtraError."""
+    with CudaDevice().current():
+        free, total = load_pycuda().mem_get_info()
+    return float(total - free) / (1 << 20)
+
+
+def _processor(root: Path) -> str:
+    names = [
+        line.split(":", 1)[1].strip() for line in _text(root / "proc/cpuinfo").splitlines() if "model name" in line
+    ]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # the module comes from a package of another name, such as onnxruntime-gpu
+        return str(getattr(import_module(package), "__version__", "unknown"))
