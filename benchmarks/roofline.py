@@ -29,6 +29,7 @@ WARM_UP = 3
 ROUNDS = 30
 
 ASSUMPTIONS = (
+    "the documents named were read in quotations, not all of them in the original",
     "dense rates, never sparse ones; the GPU alone, without DLA; the clocks of the fastest power mode",
     "FP16: every tensor of two bytes. INT8: convolutions and products read and write one byte, the rest as FP16",
     "depthwise convolutions and elementwise work at the FP32 rate of the CUDA cores in every precision",
