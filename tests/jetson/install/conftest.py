@@ -152,6 +152,13 @@ def dress(layer: Path, release: str | None, chip: str, core: str, packages: dict
 MakeBoard = Callable[..., Board]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where the kernel or a container forbids the mounts there is no board, as there is none without hardware."""
+    for item in items:
+        if isinstance(item, pytest.Function) and "make_board" in item.fixturenames:
+            item.add_marker(pytest.mark.jetson)
+
+
 @pytest.fixture
 def make_board(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[MakeBoard]:
     """``make_board(release, chip, core=..., packages=..., machine=..., wheels=..., driver=..., pretends=...)``;
