@@ -26,6 +26,7 @@ from rdedge.contract import (
     Contract,
     DataSpec,
     Gate,
+    GraphSpec,
     ModelSpec,
     Precision,
     PrecisionSpec,
@@ -101,11 +102,13 @@ def write_bundle(
     calibration: Path | None = None,
     budget: Budget = DEFAULT_BUDGET,
     int8: Int8Options = DEFAULT_INT8,
+    batch: int = 1,
 ) -> Exported:
     """Export FP32, compare with PyTorch, fit thresholds on the graph's own scores, evaluate if ``labelled``; then the
     other ``precisions`` as far as the gate lets them, each with its own thresholds; then write.
 
-    ``calibration``: good images for INT8 ranges and fine-tuning, by default training images.
+    ``calibration``: good images for INT8 ranges and fine-tuning, by default training images. ``batch``: frames of one
+    engine call; everything is measured through the graph for so many.
     Raises ExportError, RunError, DatasetError, UsageError if ``out`` exists.
     """
     # First what may fail: the rest takes minutes.
@@ -115,11 +118,12 @@ def write_bundle(
     images = read_calibration(run, calibration) if "int8" in precisions else None
     tuning_u8 = read_calibration(run, calibration, most=None).frames_u8 if images is not None and int8.qat else None
     rule = _Rule(false_reject_rate, threshold_method)
+    graph = graph_spec(run.record.config.input.size_hw, batch)
     with new_folder(out) as folder:
-        fp32 = onnx_graph(run.detector, graph_spec(run.record.config.input.size_hw))
+        fp32 = onnx_graph(run.detector, graph)
         (folder / GRAPH_FILES["fp32"]).write_bytes(fp32)
         written: dict[Precision, _Written] = {}
-        written["fp32"] = _measured("fp32", None, run, folder, out.name, rule, labelled)
+        written["fp32"] = _measured("fp32", None, run, folder, graph, out.name, rule, labelled)
         first = written["fp32"]
         section = ""
         if any(precision != "fp32" for precision in precisions):
@@ -129,18 +133,22 @@ def write_bundle(
             lowered = [lowering.fp16()] if "fp16" in precisions else []
             if images is not None and tuning_u8 is not None:
                 lowered.append(
-                    int8_with_qat(run, keeper, lowering, images, tuning_u8, with_transposed=int8.with_transposed)
+                    int8_with_qat(
+                        run, keeper, lowering, images, tuning_u8, with_transposed=int8.with_transposed, batch=batch
+                    )
                 )
             elif images is not None:
                 lowered.append(lowering.int8(images, with_transposed=int8.with_transposed))
             for one in lowered:
                 (folder / GRAPH_FILES[one.precision]).write_bytes(one.model.SerializeToString())
-                written[one.precision] = _measured(one.precision, one.gate, run, folder, out.name, rule, labelled)
+                written[one.precision] = _measured(
+                    one.precision, one.gate, run, folder, graph, out.name, rule, labelled
+                )
             is_defective = np.concatenate([np.zeros(len(frames.good_u8), np.bool_), frames.is_defective])
             section = precision_section(keeper.answers.scores, is_defective, lowered)
         _write_report(folder / REPORT_FILE, first, labelled, section)
         spec = _store_calibration(run.held_out_frames(), folder)
-        contract = _contract(run, {name: one.spec for name, one in written.items()}, spec, folder)
+        contract = _contract(run, graph, {name: one.spec for name, one in written.items()}, spec, folder)
         (folder / CONTRACT_FILE).write_bytes(encode_contract(contract))
     return Exported(open_bundle(out), first.evaluation)
 
@@ -157,21 +165,22 @@ def _measured(
     gate: Gate | None,
     run: FinishedRun,
     folder: Path,
+    graph: GraphSpec,
     name: str,
     rule: _Rule,
     labelled: Path | None,
 ) -> _Written:
     """What one graph file in ``folder`` answers: parity, its own thresholds, accuracy where ``labelled`` is given."""
-    config = run.record.config
-    backend = OnnxRuntimeBackend(folder / GRAPH_FILES[precision], graph_spec(config.input.size_hw))
+    backend = OnnxRuntimeBackend(folder / GRAPH_FILES[precision], graph)
+    batch = graph.frame.shape[0]
     try:
         # How far a lower precision may be from PyTorch is the gate's affair.
         tolerance = TOLERANCE_FP32 if gate is None else math.inf
-        parity, answers = compare(run.detector, backend, run.held_out_frames(), tolerance)
+        parity, answers = compare(run.detector, backend, run.held_out_frames(), tolerance, batch)
         if gate is not None:
             parity = msgspec.structs.replace(parity, tolerance=None)
         image_threshold, pixel_threshold = fit_thresholds(answers.maps, answers.scores, rule.rate, rule.method)
-        subject = _subject(precision, run, backend, image_threshold, name)
+        subject = _subject(precision, run, backend, batch, image_threshold, name)
         evaluation, judged = (None, None) if labelled is None else evaluate(subject, labelled)
     finally:
         backend.close()
@@ -188,7 +197,12 @@ def _measured(
 
 
 def _subject(
-    precision: Precision, run: FinishedRun, backend: OnnxRuntimeBackend, image_threshold: Threshold, name: str
+    precision: Precision,
+    run: FinishedRun,
+    backend: OnnxRuntimeBackend,
+    batch: int,
+    image_threshold: Threshold,
+    name: str,
 ) -> Subject:
     config = run.record.config
     facts = {"Precision": precision, "Engine": backend.name, "Model": config.model, "Head": config.head}
@@ -196,7 +210,7 @@ def _subject(
         name=name,
         input=config.input,
         image_threshold=image_threshold,
-        predict=predict_through(backend),
+        predict=predict_through(backend, batch),
         facts=facts,
     )
 
@@ -226,7 +240,11 @@ def _store_calibration(held_out_u8: NDArray[np.uint8], folder: Path) -> Calibrat
 
 
 def _contract(
-    run: FinishedRun, precisions: dict[Precision, PrecisionSpec], calibration: CalibrationSpec, folder: Path
+    run: FinishedRun,
+    graph: GraphSpec,
+    precisions: dict[Precision, PrecisionSpec],
+    calibration: CalibrationSpec,
+    folder: Path,
 ) -> Contract:
     record, config = run.record, run.record.config
     files = sorted(p for p in folder.rglob("*") if p.is_file())
@@ -235,7 +253,7 @@ def _contract(
             schema_version=SCHEMA_VERSION,
             created_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             input=config.input,
-            graph=graph_spec(config.input.size_hw),
+            graph=graph,
             model=ModelSpec(
                 name=config.model,
                 teacher_weights=record.teacher,

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdedge.atomic import write_bytes
-from rdedge.backends import Backend
+from rdedge.backends import Backend, batches
 from rdedge.backends.ort import OnnxRuntimeBackend
 from rdedge.backends.trt import TensorRtBackend, engine_key
 from rdedge.backends.trt_library import load_tensorrt
@@ -126,13 +126,14 @@ def _build(
     )
     remedy = f"report this TensorRT version; {rebuild_command(bundle, key)} once more"
     graph = bundle.contract.graph
+    batch = graph.frame.shape[0]
     with closing(TensorRtBackend(plan.engine, graph, key.flavour, remedy=remedy, dla_core=key.dla_core)) as engine:
         information = engine.layer_information()
         layers = layer_precisions(information)
         on_dla = () if key.dla_core is None else dla_layers(information, plan.dla_layers)
         check_precision(key.precision, layers)
-        answers, times_ms = _answers(engine, frames_u8)
-    check = _compare(key, answers, _answers(reference, frames_u8)[0], times_ms)
+        answers, times_ms = _answers(engine, frames_u8, batch)
+    check = _compare(key, answers, _answers(reference, frames_u8, batch)[0], times_ms)
     limit = bundle.precision_spec(key.precision).image_threshold
     image_threshold, pixel_threshold = fit_thresholds(
         answers.maps, answers.scores, limit.target_rate, refit_method(limit)
@@ -158,16 +159,16 @@ def _build(
     return record
 
 
-def _answers(backend: Backend, frames_u8: NDArray[np.uint8]) -> tuple[_Answers, list[float]]:
-    """Frames uint8 (n, H, W, 3) one by one; also the device's time of each where the backend has one."""
+def _answers(backend: Backend, frames_u8: NDArray[np.uint8], batch: int) -> tuple[_Answers, list[float]]:
+    """Frames uint8 (n, H, W, 3), ``batch`` at a time; also the device's time of each call where the backend has one."""
     maps, scores, times_ms = [], [], []
-    for frame_u8 in frames_u8:
-        prediction = backend.infer(frame_u8[np.newaxis])
-        maps.append(prediction.anomaly_map[0, 0])
-        scores.append(prediction.score[0])
+    for batch_u8, count in batches(frames_u8, batch):
+        prediction = backend.infer(batch_u8)
+        maps.append(prediction.anomaly_map[:count, 0])
+        scores.append(prediction.score[:count])
         if isinstance(backend, TensorRtBackend):
             times_ms.append(backend.device_ms)
-    return _Answers(np.stack(maps), np.asarray(scores, dtype=np.float32)), times_ms
+    return _Answers(np.concatenate(maps), np.concatenate(scores)), times_ms
 
 
 def _compare(key: EngineKey, got: _Answers, expected: _Answers, times_ms: list[float]) -> EngineCheck:

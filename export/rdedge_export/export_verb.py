@@ -17,6 +17,8 @@ from rdedge_export.gate import Budget
 from rdedge_train.evaluate_verb import format_table
 from rdedge_train.run_folder import FinishedRun, open_run
 
+MAX_BATCH = 64  # as many as a line may have cameras
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
@@ -54,6 +56,14 @@ def add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
         "--calibration", type=Path, metavar="DIR", help="good images for INT8 ranges (default: training images)"
     )
     parser.add_argument(
+        "--batch",
+        type=int,
+        default=1,
+        metavar="N",
+        help="frames of one engine call, for N cameras on one engine; each call then takes the time of N "
+        "(default %(default)s)",
+    )
+    parser.add_argument(
         "--budget",
         default="auroc=0.005,flips=0.01,cosine=0.98",
         metavar="LIST",
@@ -75,6 +85,8 @@ def execute(args: argparse.Namespace) -> int:
     """Export and say how faithful the graph is; of a bundle, make only what other servers need."""
     check_bundle_arguments(args)
     serving.check(args)
+    if args.out is not None and args.batch > 1 and args.deepstream is not None:
+        raise UsageError("--deepstream with --batch: its configuration is for single pictures", remedy="export twice")
     precision = _precisions(args.precision)[-1]
     bundle = open_bundle(args.run) if args.out is None else write_and_say(open_run(args.run), args)
     serving.write(bundle, precision, args)
@@ -87,6 +99,8 @@ def check_bundle_arguments(args: argparse.Namespace) -> None:
     """What needs no model to be found wrong. Raises UsageError."""
     if not 0.0 < args.false_reject_rate < 1.0:
         raise UsageError(f"--false-reject-rate {args.false_reject_rate}", remedy="give a share between 0 and 1")
+    if not 1 <= args.batch <= MAX_BATCH:
+        raise UsageError(f"--batch {args.batch}", remedy=f"give 1 to {MAX_BATCH} frames")
     Budget.parse(args.budget)
     if "int8" not in _precisions(args.precision) and _int8_options(args) != DEFAULT_INT8:
         raise UsageError("--int8-transposed or --qat without int8", remedy="add int8 to --precision")
@@ -104,6 +118,7 @@ def write_and_say(run: FinishedRun, args: argparse.Namespace) -> Bundle:
         calibration=args.calibration,
         budget=Budget.parse(args.budget),
         int8=_int8_options(args),
+        batch=args.batch,
     )
     if exported.evaluation is not None:
         print(format_table(exported.evaluation))

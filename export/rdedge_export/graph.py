@@ -22,14 +22,14 @@ _EXPORTER_OPSET = 18  # the lowest torch's exporter writes; lowered afterwards
 _IR_VERSION = 8  # of opset 17's ONNX 1.12: older runtimes refuse newer ones
 
 
-def graph_spec(size_hw: tuple[int, int]) -> GraphSpec:
-    """Names, types and shapes of the graph's tensors."""
+def graph_spec(size_hw: tuple[int, int], batch: int = 1) -> GraphSpec:
+    """Names, types and shapes of the graph's tensors, for ``batch`` frames at a time."""
     height, width = size_hw
     return GraphSpec(
         opset=OPSET,
-        frame=TensorSpec(name="frame", dtype="uint8", shape=(1, height, width, 3)),
-        anomaly_map=TensorSpec(name="anomaly_map", dtype="float32", shape=(1, 1, height, width)),
-        score=TensorSpec(name="score", dtype="float32", shape=(1,)),
+        frame=TensorSpec(name="frame", dtype="uint8", shape=(batch, height, width, 3)),
+        anomaly_map=TensorSpec(name="anomaly_map", dtype="float32", shape=(batch, 1, height, width)),
+        score=TensorSpec(name="score", dtype="float32", shape=(batch,)),
     )
 
 

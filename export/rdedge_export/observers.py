@@ -85,7 +85,10 @@ def observe(model: ModelProto, tensors: Sequence[str], frames_u8: NDArray[np.uin
 def _stream(
     model: ModelProto, tensors: Sequence[str], frames_u8: NDArray[np.uint8]
 ) -> Iterator[dict[str, NDArray[np.float32]]]:
-    """The tensors' values, frame by frame."""
+    """The tensors' values, frame by frame; a graph for batches gets each frame in every place.
+
+    Of a filled-up batch only the output says which values are whose.
+    """
     if not len(frames_u8):
         raise ExportError("no calibration image", remedy="give good images with --calibration")
     tapped = ModelProto()
@@ -93,10 +96,11 @@ def _stream(
     there = {output.name for output in model.graph.output}
     tapped.graph.output.extend(ValueInfoProto(name=name) for name in dict.fromkeys(tensors) if name not in there)
     runner = session(tapped)
-    frame_name = model.graph.input[0].name
+    (frame,) = model.graph.input
+    batch = frame.type.tensor_type.shape.dim[0].dim_value
     for i, frame_u8 in enumerate(frames_u8):
         try:
-            values = runner.run(list(tensors), {frame_name: frame_u8[np.newaxis]})
+            values = runner.run(list(tensors), {frame.name: np.repeat(frame_u8[np.newaxis], batch, axis=0)})
         except Exception as exc:  # onnxruntime's exceptions share no base class
             raise ExportError(
                 f"calibration image {i} of {len(frames_u8)} failed ({exc})", remedy="check the calibration images"

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rdedge.backends import Backend
+from rdedge.backends import Backend, infer_all
 from rdedge.contract import Parity
 from rdedge.errors import ExportError
 from rdedge_train.model import Detector
@@ -25,23 +25,23 @@ class Answers:
 
 
 def compare(
-    detector: Detector, backend: Backend, frames_u8: NDArray[np.uint8], tolerance: float
+    detector: Detector, backend: Backend, frames_u8: NDArray[np.uint8], tolerance: float, batch: int = 1
 ) -> tuple[Parity, Answers]:
-    """Run both on frames uint8 (n, H, W, 3), one by one. Raises ExportError beyond the tolerance.
+    """Run both on frames uint8 (n, H, W, 3), the detector on one at a time, the graph on ``batch`` as on the line.
+
+    Raises ExportError beyond the tolerance.
 
     The tolerance grows with the maps' largest value: deviations of a position head reach tens, and float32 rounds in
     proportion.
     """
-    maps, scores, map_errors, score_errors, largest = [], [], [], [], 1.0
-    for frame_u8 in frames_u8:
-        batch = frame_u8[np.newaxis]
-        expected_map, expected_score = detector.predict(torch.from_numpy(batch))
-        answer = backend.infer(batch)
-        map_errors.append(np.abs(answer.anomaly_map - expected_map.numpy()).ravel())
-        score_errors.append(np.abs(answer.score - expected_score.numpy()).max())
+    answer = infer_all(backend, frames_u8, batch)
+    maps, scores = answer.anomaly_map[:, 0], answer.score
+    map_errors, score_errors, largest = [], [], 1.0
+    for frame_u8, anomaly_map, score in zip(frames_u8, maps, scores, strict=True):
+        expected_map, expected_score = detector.predict(torch.from_numpy(frame_u8[np.newaxis]))
+        map_errors.append(np.abs(anomaly_map - expected_map.numpy()[0, 0]).ravel())
+        score_errors.append(abs(float(score) - float(expected_score[0])))
         largest = max(largest, float(expected_map.abs().max()))
-        maps.append(answer.anomaly_map[0, 0])
-        scores.append(answer.score[0])
     errors = np.concatenate(map_errors)
     tolerance *= largest
     parity = Parity(
@@ -58,4 +58,4 @@ def compare(
             f"more than {tolerance:.1e}",
             remedy="nothing was written; report this model and the versions of torch and onnxruntime",
         )
-    return parity, Answers(np.stack(maps), np.asarray(scores, dtype=np.float32))
+    return parity, Answers(maps, scores)

@@ -47,15 +47,17 @@ def int8_with_qat(
     train_u8: NDArray[np.uint8],
     *,
     with_transposed: bool,
+    batch: int = 1,
 ) -> Lowered:
     """INT8 by plain calibration or from fine-tuned weights, whichever the gate measures better; both figures are noted.
 
-    ``train_u8``: good frames (n, H, W, 3) to tune on. Raises ExportError where the gate refuses both.
+    ``train_u8``: good frames (n, H, W, 3) to tune on; ``batch``: frames the graphs take at a time. Raises ExportError
+    where the gate refuses both.
     """
     plain = _attempt(lowering, calibration, with_transposed)
     try:
         detector = fine_tuned(run, calibration, train_u8, with_transposed=with_transposed)
-        tuned = _attempt(Lowering(_graph(detector, run.record.config), keeper), calibration, with_transposed)
+        tuned = _attempt(Lowering(_graph(detector, run.record.config, batch), keeper), calibration, with_transposed)
     except ExportError as exc:
         tuned = exc
     if isinstance(plain, ExportError) and isinstance(tuned, ExportError):
@@ -131,8 +133,8 @@ def _step(
     return float(loss.detach())
 
 
-def _graph(detector: Detector, config: TrainConfig) -> ModelProto:
-    return onnx.load_from_string(onnx_graph(detector, graph_spec(config.input.size_hw)))
+def _graph(detector: Detector, config: TrainConfig, batch: int = 1) -> ModelProto:
+    return onnx.load_from_string(onnx_graph(detector, graph_spec(config.input.size_hw, batch)))
 
 
 def _attempt(lowering: Lowering, calibration: Calibration, with_transposed: bool) -> Lowered | ExportError:

@@ -14,7 +14,7 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from rdedge.backends import Backend, Prediction
+from rdedge.backends import Backend, Prediction, batches
 from rdedge.backends.cuda import CudaDevice
 from rdedge.backends.trt import open_engine
 from rdedge.backends.trt_library import load_tensorrt, version_of
@@ -109,12 +109,12 @@ def _numbers(record: EngineRecord) -> str:
 
 def _pace(bundle: Bundle, precision: Precision, flavour: Flavour, seconds: float) -> str:
     """Frames one after the other for some time. Raises BackendError, UsageError where the device slows down."""
-    frames_u8 = bundle.calibration_frames()
+    frames_u8 = _calls(bundle)
     with closing(open_engine(bundle, precision, flavour)) as backend:
         times_ms = _times_ms(backend, frames_u8, seconds)
         cuda_graph = backend.cuda_graph
     p50, p95, p99 = np.percentile(times_ms, [50, 95, 99])
-    text = f"{len(times_ms)} frames: p50 {p50:.2f} ms, p95 {p95:.2f} ms, p99 {p99:.2f} ms from frame to answer"
+    text = f"{len(times_ms)} {_unit(bundle)}: p50 {p50:.2f} ms, p95 {p95:.2f} ms, p99 {p99:.2f} ms from frame to answer"
     text += f"; CUDA graph {cuda_graph}" if cuda_graph == "replayed" else f"; no CUDA graph ({cuda_graph})"
     fifth = max(1, len(times_ms) // 5)
     slowdown = float(np.median(times_ms[-fifth:]) / np.median(times_ms[:fifth]))
@@ -125,7 +125,7 @@ def _pace(bundle: Bundle, precision: Precision, flavour: Flavour, seconds: float
 
 def _in_flight(bundle: Bundle, precision: Precision, flavour: Flavour, seconds: float) -> str:
     """Two frames at a time must get the answers that each gets alone. Raises BackendError, UsageError."""
-    frames_u8 = bundle.calibration_frames()[:, np.newaxis]
+    frames_u8 = _calls(bundle)
     with closing(open_engine(bundle, precision, flavour, frames_in_flight=2)) as backend:
         alone = [backend.infer(frame_u8) for frame_u8 in frames_u8]
         worst, finished, started_s = 0.0, 0, time.monotonic()
@@ -136,10 +136,21 @@ def _in_flight(bundle: Bundle, precision: Precision, flavour: Flavour, seconds: 
             finished += 1
         per_s = finished / (time.monotonic() - started_s)
         backend.finish()
-    text = f"{finished} frames two at a time: {per_s:.0f} a second, within {worst:.2%} of one at a time"
+    text = f"{finished} {_unit(bundle)} two at a time: {per_s:.0f} a second, within {worst:.2%} of one at a time"
     if not worst <= _SAME_SHARE:
         raise UsageError(text, remedy="run lines with --in-flight 1 here, and report it")
     return text
+
+
+def _unit(bundle: Bundle) -> str:
+    batch = bundle.contract.graph.frame.shape[0]
+    return "frames" if batch == 1 else f"batches of {batch}"
+
+
+def _calls(bundle: Bundle) -> list[NDArray[np.uint8]]:
+    """The calibration frames as the engine takes them, so many at a time as it is for: uint8 (N, H, W, 3) each."""
+    batch = bundle.contract.graph.frame.shape[0]
+    return [batch_u8 for batch_u8, _ in batches(bundle.calibration_frames(), batch)]
 
 
 def _difference_share(got: Prediction, expected: Prediction) -> float:
@@ -148,13 +159,13 @@ def _difference_share(got: Prediction, expected: Prediction) -> float:
     return max(worst_map, float(np.abs(got.score - expected.score).max())) / peak
 
 
-def _times_ms(backend: Backend, frames_u8: NDArray[np.uint8], seconds: float) -> list[float]:
+def _times_ms(backend: Backend, frames_u8: list[NDArray[np.uint8]], seconds: float) -> list[float]:
     """At least one frame's; the first frames are not counted."""
     times_ms: list[float] = []
     ends_s = time.monotonic() + seconds
     index = -_WARM_UP_FRAMES
     while index < 1 or time.monotonic() < ends_s:
-        frame_u8 = frames_u8[index % len(frames_u8)][np.newaxis]
+        frame_u8 = frames_u8[index % len(frames_u8)]
         started_s = time.perf_counter()
         backend.infer(frame_u8)
         if index >= 0:

@@ -23,7 +23,8 @@ class Event:
     """One change of state of a camera, a sink or the stream.
 
     ``kind``: a short word such as ``silent`` or ``recovered``; ``camera``: the name of the line's camera, "" for what
-    concerns all; ``at_s``: seconds of ``time.monotonic``; ``at_utc``: the same moment for logs.
+    concerns all; ``at_s``: seconds of ``time.monotonic``; ``at_utc``: the same moment for logs; ``ends``: of
+    ``recovered``, the kinds of the camera's faults that are over.
     """
 
     kind: str
@@ -32,6 +33,7 @@ class Event:
     camera: str
     at_s: float = field(default_factory=time.monotonic)
     at_utc: datetime = field(default_factory=_now_utc)
+    ends: tuple[str, ...] = ()
 
 
 EventHandler = Callable[[Event], None]

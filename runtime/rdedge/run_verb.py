@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +30,7 @@ from rdedge.page import OperatorPage
 from rdedge.sinks import JsonLinesSink, OverlaySink, Sink
 from rdedge.sinks.record import new_session
 from rdedge.sources import FrameSource, open_source
-from rdedge.stream import Stream
+from rdedge.stream import Policy, Stream
 from rdedge.text import printable
 
 _NAME_WIDTH = 32
@@ -39,7 +39,7 @@ _DRAIN_S = 10.0
 _TIMES_KEPT = 100_000  # a camera may run for months
 _COLUMNS = f"{{:>6}}  {{:<{_NAME_WIDTH}}}  {{}}  {{:>9}}  {{:<22}}  {{:>8}}"
 _RED, _GREEN, _PLAIN = "\033[31m", "\033[32m", "\033[0m"
-_OF_THE_FILE = ("bundle", "source", "out", "precision", "backend", "threshold", "policy", "skip_bad")
+_OF_THE_FILE = ("bundle", "source", "out", "precision", "backend", "threshold", "policy", "max_age_ms", "skip_bad")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,9 +54,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threshold", type=float, metavar="X", help="reject above X instead of the bundle's threshold")
     parser.add_argument(
         "--policy",
-        choices=("every", "latest"),
-        help="every: judge each frame; latest: drop frames that come while one is judged (every)",
+        choices=get_args(Policy),
+        help="every: judge each frame; latest: drop frames that come while one is judged; drop-late: judge none that "
+        "is older than --max-age-ms (every)",
     )
+    parser.add_argument("--max-age-ms", type=float, metavar="MS", help="of drop-late: the line's cycle time")
     parser.add_argument(
         "--in-flight",
         type=int,
@@ -83,9 +85,11 @@ def execute(args: argparse.Namespace) -> int:
         raise UsageError(f"the following arguments are required: {', '.join(missing)}", remedy=see)
     if args.dry_run:
         raise UsageError("--dry-run checks a line's file", remedy=f"give --line FILE, or leave it out; {see}")
-    if args.in_flight > 1 and args.policy == "latest":
+    if (args.policy == "drop-late") != (args.max_age_ms is not None):
+        raise UsageError("--policy drop-late and --max-age-ms go together", remedy=f"give both or neither; {see}")
+    if args.in_flight > 1 and args.policy in ("latest", "drop-late"):
         raise UsageError(
-            "--in-flight 2 would let the newest frame wait behind another",
+            f"--in-flight 2 lets a frame wait behind another, which --policy {args.policy} is to avoid",
             remedy="use --policy every, or --in-flight 1",
         )
     return _run_source(args)
@@ -121,10 +125,13 @@ def _describe(plan: Plan) -> Iterator[str]:
     cameras = f"{len(config.camera)} camera{'s' if len(config.camera) > 1 else ''}"
     yield f"{plan.path}: {cameras}, {config.backend}, {config.precision}, results in {plan.file(config.out)}"
     for camera in config.camera:
-        spec = plan.bundles[config.bundle_of(camera)].precision_spec(config.precision)
+        bundle = plan.bundles[config.bundle_of(camera)]
+        spec, batch = bundle.precision_spec(config.precision), bundle.contract.graph.frame.shape[0]
         threshold = spec.image_threshold.value if camera.threshold is None else camera.threshold
         sinks = [kind for kind in config.sinks.__struct_fields__ if getattr(config.sinks_of(camera), kind) is not None]
         notes = [f"policy {camera.policy}", f"threshold {threshold:.4g}", f"sinks {', '.join(sinks) or 'none'}"]
+        if batch > 1:
+            notes.append(f"up to {batch} frames an engine call")
         if camera.k_of_n is not None:
             notes.append(f"{camera.k_of_n[0]} of {camera.k_of_n[1]} frames")
         if camera.tiles is not None:
@@ -148,7 +155,7 @@ def _run_source(args: argparse.Namespace) -> int:
         source = open_source(args.source, skip_bad=args.skip_bad)
         if args.out is not None:
             _check_apart(args.out, Path(source.name))
-        stream = stack.enter_context(closing(Stream(source, policy=args.policy or "every")))
+        stream = stack.enter_context(closing(Stream(source, policy=args.policy or "every", max_age_ms=args.max_age_ms)))
         roi_xywh = inspector.bundle.contract.input.roi_xywh
         sinks: list[Sink] = []
         if args.out is not None:
@@ -171,10 +178,7 @@ def _run_source(args: argparse.Namespace) -> int:
             for sink in sinks:
                 sink.close()
 
-        if args.in_flight > 1:
-            counts = _run_pipelined(lane, show, close_sinks)
-        else:
-            (counts,) = serve([lane], drain_s=_DRAIN_S, on_shown=show, close_sinks=close_sinks)
+        (counts,) = serve([lane], drain_s=_DRAIN_S, on_shown=show, close_sinks=close_sinks)
         _raise_fault([lane])
         _print_summary(tally, counts, source)
     if args.out is not None:
@@ -182,16 +186,6 @@ def _run_source(args: argparse.Namespace) -> int:
         if counts.rejected:
             print(f"pictures of the rejects in {args.out / 'rejects' / session}")
     return 0
-
-
-def _run_pipelined(lane: Lane, show: Callable[[Lane, Inspection], None], close_sinks: Callable[[], None]) -> LaneCounts:
-    """For throughput: the next frame goes to the GPU while the last one is judged there; ends with the source."""
-    try:
-        for inspection in lane.inspector.inspect_stream(lane.stream):
-            show(lane, lane.accept(inspection))
-    finally:
-        close_sinks()
-    return lane.finish()
 
 
 def _raise_fault(lanes: list[Lane]) -> None:

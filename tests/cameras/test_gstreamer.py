@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -48,6 +53,23 @@ def test_the_csi_pipeline_runs_with_a_substitute_for_the_sensor() -> None:
     assert tuple(bars[330, 500] > 100) == (False, True, True), "yellow at the right"
 
 
+def test_the_csi_pipeline_runs_as_it_is_written() -> None:
+    """With elements by NVIDIA's names that take its properties and insist on its memory and formats."""
+    uri = "csi://1?width=640&height=480&fps=30&exposure_us=2000&flip=2"
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).parent / "jetson_elements.py"), uri],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(done.stdout)
+    quarters = np.array(shown.pop("quarters_bgr"))
+    assert shown == {
+        "size_hw": [480, 640], "fps": 30.0, "sensor_id": 1, "exposure": "2000000 2000000", "flip": 2,
+    }  # fmt: skip
+    turned = np.array([(128, 128, 128), (0, 0, 255), (0, 255, 0), (255, 0, 0)])
+    assert np.abs(quarters - turned).max() <= 3, "the camera's blue, green, red and grey, by 180 degrees"
+
+
 def test_without_a_jetson_the_csi_camera_says_what_is_missing() -> None:
     with pytest.raises(MissingExtraError, match=r'no element "nvarguscamerasrc"; .* come with a Jetson'):
         list(open_source("csi://0"))
@@ -86,17 +108,23 @@ def test_an_element_that_fails_tells_why() -> None:
 
 
 def test_lost_frames_show_in_the_timestamps() -> None:
+    """Colour bars that move by one pixel a frame, so that two pictures say how many frames lie between them."""
     pipeline = (
-        "videotestsrc num-buffers=200 ! video/x-raw,framerate=100/1 ! identity drop-probability=0.5 ! videoconvert"
+        "videotestsrc num-buffers=200 is-live=true pattern=smpte horizontal-speed=1 animation-mode=frames"
+        " ! video/x-raw,format=GRAY8,width=640,height=16,framerate=100/1 ! identity drop-probability=0.5 ! videoconvert"
     )
     camera = GStreamerCamera(pipeline, "x")
-    count = 0
+    rows = []
     with pytest.raises(CameraFault, match="ended"):
-        while camera.read():
-            count += 1
+        while frame := camera.read():
+            rows.append(frame.image_bgr_u8[8, :, 0])
     lost = camera.info.lost
     camera.close()
-    assert 0 < count < 200 and 0 < lost <= 200 - count
+    steps = [
+        next(step for step in range(1, 201) if np.array_equal(np.roll(row, -step), later))
+        for row, later in itertools.pairwise(rows)
+    ]
+    assert lost == sum(step - 1 for step in steps) > 0 and len(rows) + lost <= 200
 
 
 def test_closing_ends_a_source_that_is_watched() -> None:

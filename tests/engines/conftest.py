@@ -40,7 +40,7 @@ QUANTISATION = QuantisationSpec(
 )
 
 
-def _contract_for(files: dict[str, bytes]) -> Contract:
+def _contract_for(files: dict[str, bytes], batch: int) -> Contract:
     """The contract that the runtime's tests use."""
     spec = importlib.util.spec_from_file_location("runtime_conftest", RUNTIME_CONFTEST)
     assert spec is not None and spec.loader is not None
@@ -48,7 +48,7 @@ def _contract_for(files: dict[str, bytes]) -> Contract:
     if "runtime_conftest" not in sys.modules:
         sys.modules["runtime_conftest"] = module
         spec.loader.exec_module(module)
-    contract: Contract = module.contract_for(files, SIZE_HW, None, 1)
+    contract: Contract = module.contract_for(files, SIZE_HW, None, batch)
     return contract
 
 
@@ -59,17 +59,19 @@ WriteEngineBundle = Callable[..., Path]
 def write_engine_bundle(tmp_path: Path) -> WriteEngineBundle:
     """A bundle of fp32, fp16 and int8 with six calibration frames."""
 
-    def write(name: str = "bundle") -> Path:
+    def write(name: str = "bundle", batch: int = 1) -> Path:
         folder = tmp_path / name
         (folder / "calibration").mkdir(parents=True)
-        files = {f"model.{precision}.onnx": tiny_graph(precision) for precision in ("fp32", "fp16", "int8")}
+        files = {
+            f"model.{precision}.onnx": tiny_graph(precision, batch=batch) for precision in ("fp32", "fp16", "int8")
+        }
         noise = np.random.default_rng(0)
         for i in range(6):
             frame = noise.integers(180, 256, (*SIZE_HW, 3), dtype=np.uint8)
             files[f"calibration/{i:03d}.png"] = cv2.imencode(".png", frame)[1].tobytes()
         for file_name, data in files.items():
             (folder / file_name).write_bytes(data)
-        contract = _contract_for(files)
+        contract = _contract_for(files, batch)
         fp32 = msgspec.structs.replace(contract.precisions["fp32"], file="model.fp32.onnx")
         int8_gate = msgspec.structs.replace(GATE, quantisation=QUANTISATION)
         precisions = {

@@ -8,7 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 SIZE_HW = (32, 48)
 
 
-def tiny_graph(precision: str, size_hw: tuple[int, int] = SIZE_HW) -> bytes:
+def tiny_graph(precision: str, size_hw: tuple[int, int] = SIZE_HW, batch: int = 1) -> bytes:
     """ONNX bytes; ``anomaly_map`` is 1 - mean(R, G, B) / 255 but for the precision's rounding."""
     height, width = size_hw
     real = np.float16 if precision == "fp16" else np.float32
@@ -53,10 +53,10 @@ def tiny_graph(precision: str, size_hw: tuple[int, int] = SIZE_HW) -> bytes:
     graph = helper.make_graph(
         nodes,
         "tiny",
-        [helper.make_tensor_value_info("frame", TensorProto.UINT8, [1, height, width, 3])],
+        [helper.make_tensor_value_info("frame", TensorProto.UINT8, [batch, height, width, 3])],
         [
-            helper.make_tensor_value_info("anomaly_map", TensorProto.FLOAT, [1, 1, height, width]),
-            helper.make_tensor_value_info("score", TensorProto.FLOAT, [1]),
+            helper.make_tensor_value_info("anomaly_map", TensorProto.FLOAT, [batch, 1, height, width]),
+            helper.make_tensor_value_info("score", TensorProto.FLOAT, [batch]),
         ],
         [numpy_helper.from_array(value, name) for name, value in constants.items() if name in used],
     )

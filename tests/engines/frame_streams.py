@@ -9,10 +9,10 @@ import numpy as np
 from rdedge.backends import Backend, PipelinedBackend, Prediction
 
 
-def frames(count: int, seed: int = 1) -> Iterator[np.ndarray]:
+def frames(count: int, seed: int = 1, batch: int = 1) -> Iterator[np.ndarray]:
     source = np.random.default_rng(seed)
     for _ in range(count):
-        yield source.integers(0, 256, (1, 32, 48, 3), dtype=np.uint8)
+        yield source.integers(0, 256, (batch, 32, 48, 3), dtype=np.uint8)
 
 
 def assert_same(got: Prediction, expected: Prediction) -> None:

@@ -44,12 +44,12 @@ def build(rtx: Any, path: Path, precision: str, **changes: Any) -> Plan:
     return build_plan(rtx, path, precision, **(options | changes))  # type: ignore[arg-type]
 
 
-def write_graphs(model: str, folder: Path) -> dict[str, Path]:
+def write_graphs(model: str, folder: Path, batch: int = 1) -> dict[str, Path]:
     """A model at 256x256 with random weights, as a bundle has it: FP32, FP16, and INT8 with FP16 around it; and INT8
-    of the transposed and depthwise convolutions too.
+    of the transposed and depthwise convolutions too. ``batch``: frames at a time.
     """
     torch.manual_seed(0)
-    fp32 = onnx.load_from_string(onnx_graph(Detector(model, SIZE_HW), graph_spec(SIZE_HW)))
+    fp32 = onnx.load_from_string(onnx_graph(Detector(model, SIZE_HW), graph_spec(SIZE_HW, batch)))
     frames_u8 = np.random.default_rng(0).integers(0, 256, (2, *SIZE_HW, 3), dtype=np.uint8)
     view, layers = GraphView(fp32), quantisable(fp32)
     more = quantisable(fp32, with_transposed=True)
@@ -94,6 +94,11 @@ def test_lower_precision_makes_a_smaller_engine(rtx: Any, model: str, tmp_path: 
     assert sizes["fp16"] <= 0.55 * sizes["fp32"], sizes
     assert sizes["int8"] <= 0.35 * sizes["fp32"], sizes
     assert sizes["int8_with_more"] < 0.97 * sizes["int8"], "transposed convolutions in INT8 build, and shrink it"
+
+
+def test_graphs_for_batches_build(rtx: Any, tmp_path: Path) -> None:
+    for precision, path in write_graphs("edge-lite0", tmp_path, batch=4).items():
+        assert build(rtx, path, precision.partition("_")[0]).is_strongly_typed
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])

@@ -237,6 +237,10 @@ def event(kind: str, severity: Severity = "error", text: str = "x", camera: str 
     return Event(kind=kind, severity=severity, text=text, camera=camera)
 
 
+def recovered(*ends: str) -> Event:
+    return Event(kind="recovered", severity="info", text="well again", camera="top", ends=ends)
+
+
 def alarms(events: EventBoard) -> list[tuple[str, str, bool]]:
     state, _ = events.news()
     listed = state["alarms"]
@@ -253,8 +257,10 @@ def test_an_alarm_stands_until_what_it_is_about_is_well_again() -> None:
     events.add(event("sink-away", "warning", "modbus://b:502: is away"))
     events.add(event("disk-fault", text="/out/x.jsonl: full"))
     events.add(event("drift", "warning", "brightness has fallen"))
-    assert len(alarms(events)) == 6 and ("top", "gone", True) in alarms(events)
-    events.add(event("recovered", "info", "well again"))
+    assert len(alarms(events)) == 7 and {("top", "gone", True), ("top", "no frame", True)} < set(alarms(events))
+    events.add(recovered("unplugged"))
+    assert ("top", "no frame", True) in alarms(events) and ("top", "gone", True) not in alarms(events)
+    events.add(recovered("unplugged", "silent"))
     events.add(event("sink-back", "info", "mqtt://a:1883: is back"))
     events.add(event("drift-over", "info", "score is back"))
     events.add(event("disk-recovered", "info", "/out/x.jsonl: is written again"))

@@ -126,7 +126,7 @@ def test_alarms_show_until_they_end_and_a_faulty_camera_has_no_verdict(
     wait_for_text(browser, "alarm", "▲ top: no frame for 2.0 s <i>")
     assert not browser.run("document.getElementById('alarm').hidden")
     assert text(browser, "detail").startswith("no frame for 2.0 s <i>\nlast part 0: good, ")
-    page.event(Event(kind="recovered", severity="info", text="well again after 9.0 s", camera="top"))
+    page.event(Event(kind="recovered", severity="info", text="well again after 9.0 s", camera="top", ends=("silent",)))
     sink.write(make_part(1))
     wait_for_text(browser, "word", "GOOD")
     browser.wait_for("document.getElementById('alarm').hidden")

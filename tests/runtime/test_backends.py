@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 from onnx import TensorProto, helper, numpy_helper
 
-from rdedge.backends import Backend, PipelinedBackend, open_backend
+from rdedge.backends import Backend, PipelinedBackend, batches, infer_all, open_backend
 from rdedge.backends.ort import OnnxRuntimeBackend
 from rdedge.bundle import open_bundle
 from rdedge.contract import GraphSpec
@@ -34,6 +34,26 @@ def test_the_answer_is_the_known_one(backend: Backend) -> None:
     assert (prediction.score.shape, prediction.score.dtype) == ((1,), np.float32)
     np.testing.assert_allclose(prediction.anomaly_map[:, 0], expected, atol=1e-6)
     np.testing.assert_allclose(prediction.score, expected.max(), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "fake"])
+@pytest.mark.parametrize("count", [1, 3, 5, 6])
+def test_any_number_of_frames_gets_as_many_answers(write_bundle: Callable[..., Path], name: str, count: int) -> None:
+    frames_u8 = np.random.default_rng(1).integers(0, 256, (count, 48, 64, 3), dtype=np.uint8)
+    opened = open_backend(open_bundle(write_bundle(batch=3)), backend=name)  # type: ignore[arg-type]
+    answer = infer_all(opened, frames_u8, 3)
+    opened.close()
+    expected = 1.0 - frames_u8.astype(np.float64).mean(axis=3) / 255.0
+    assert answer.anomaly_map.shape == (count, 1, 48, 64) and answer.score.shape == (count,)
+    np.testing.assert_allclose(answer.anomaly_map[:, 0], expected, atol=1e-6)
+    np.testing.assert_allclose(answer.score, expected.max(axis=(1, 2)), atol=1e-6)
+
+
+def test_the_last_batch_is_filled_up_with_its_last_frame() -> None:
+    frames_u8 = np.arange(5, dtype=np.uint8).reshape(5, 1, 1, 1)
+    got = [(batch_u8.ravel().tolist(), count) for batch_u8, count in batches(frames_u8, 3)]
+    assert got == [([0, 1, 2], 3), ([3, 4, 4], 2)]
+    assert list(batches(frames_u8[:0], 3)) == []
 
 
 def test_an_answer_is_not_overwritten_by_the_next(backend: Backend) -> None:

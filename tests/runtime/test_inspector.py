@@ -16,7 +16,8 @@ from rdedge.bundle import open_bundle
 from rdedge.contract import GraphSpec
 from rdedge.errors import BackendError, BundleError, ImageError, UsageError
 from rdedge.frames import Frame
-from rdedge.inspector import Inspector
+from rdedge.inspector import Inspector, Rules
+from rdedge.line.tiles import Tiling
 from rdedge.stream import Stream
 
 Draw = Callable[..., NDArray[np.uint8]]
@@ -66,9 +67,51 @@ def test_a_threshold_that_passes_every_part_is_refused(bundle: Path, graph: Grap
         Inspector.open(bundle, threshold=threshold)
 
 
-def test_a_bundle_for_batches_is_refused(write_bundle: Callable[..., Path]) -> None:
-    with pytest.raises(UsageError, match="was exported for batches of 2; export it again for single pictures"):
-        Inspector.open(write_bundle(batch=2))
+@pytest.mark.parametrize("in_flight", [1, 2])
+def test_a_bundle_for_batches_judges_single_pictures(write_bundle: Callable[..., Path], in_flight: int) -> None:
+    pictures = [flat(level) for level in range(0, 250, 25)]
+    with (
+        Inspector.open(write_bundle(batch=3), backend="fake", frames_in_flight=in_flight) as inspector,
+        Inspector.open(write_bundle("single"), backend="fake") as alone,
+    ):
+        assert inspector.batch == 3
+        expected = [alone.inspect(picture) for picture in pictures]
+        for got in (
+            [inspector.inspect(picture) for picture in pictures],
+            [inspection.verdict for inspection in inspector.inspect_stream(all_here(pictures))],
+        ):
+            assert [verdict.score for verdict in got] == [verdict.score for verdict in expected]
+            assert all(np.array_equal(a.anomaly_map, b.anomaly_map) for a, b in zip(got, expected, strict=True))
+            assert all(verdict.anomaly_map.base is None for verdict in got), "or it keeps the whole batch's maps"
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "fake"])
+def test_frames_of_a_batch_keep_their_own_answers_and_rules(write_bundle: Callable[..., Path], backend: str) -> None:
+    levels = (10, 200, 90)
+    rules = [Rules(), Rules(threshold=0.1), Rules(min_area_px=10_000)]
+    with Inspector.open(write_bundle(batch=3), backend=backend) as inspector:  # type: ignore[arg-type]
+        frames = [
+            Frame(image_bgr_u8=flat(level), index=i, captured_at_s=0.0, source="x") for i, level in enumerate(levels)
+        ]
+        inspector.start([inspector.prepare(frame, rule) for frame, rule in zip(frames, rules, strict=True)])
+        assert inspector.under_way == 1 and inspector.is_full
+        inspections = list(inspector.finish())
+        assert inspector.under_way == 0
+    assert [inspection.frame.index for inspection in inspections] == [0, 1, 2]
+    assert [i.verdict.score for i in inspections] == [pytest.approx(1 - level / 255) for level in levels]
+    assert [i.verdict.is_anomalous for i in inspections] == [True, True, False], "each by its own rules"
+    assert all(min(i.times.preprocess_ms, i.times.infer_ms, i.times.judge_ms) > 0 for i in inspections)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 4, 100])
+def test_tiles_fill_batches(write_bundle: Callable[..., Path], draw_part: Draw, batch: int) -> None:
+    rules = Rules(tiling=Tiling(tile_wh=(64, 48), overlap_px=16))
+    picture = draw_part((84, 60), size_hw=(144, 176))
+    frame = Frame(image_bgr_u8=picture, index=0, captured_at_s=0.0, source="x")
+    with Inspector.open(write_bundle(batch=batch), backend="fake") as inspector:
+        verdict = inspector.inspect_frame(frame, rules).verdict
+    assert verdict.anomaly_map.shape == (144, 176)
+    assert [(r.box_xywh, r.area_px) for r in verdict.regions] == [((84, 60, 8, 8), 64)]
 
 
 def test_a_picture_that_is_none_is_refused(bundle: Path) -> None:

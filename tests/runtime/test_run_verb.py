@@ -68,6 +68,14 @@ def test_a_folder_gives_a_line_a_part_and_a_summary(
     ]
 
 
+@pytest.mark.parametrize(("max_age_ms", "judged", "dropped"), [("1e9", 3, 0), ("1e-9", 0, 3)])
+def test_frames_that_are_too_old_get_no_verdict(
+    bundle: Path, parts: Path, run: Callable[..., list[str]], max_age_ms: str, judged: int, dropped: int
+) -> None:
+    lines = run(bundle, parts, "--policy", "drop-late", "--max-age-ms", max_age_ms)
+    assert any(line.startswith(f"{judged} parts: ") and f"; {dropped} frames dropped" in line for line in lines)
+
+
 def test_the_columns_are_aligned(bundle: Path, parts: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", str(bundle), "--source", str(parts)]) == 0
     table = capsys.readouterr().out.split("\n\n")[0].splitlines()
@@ -223,6 +231,9 @@ def hostile(
         "threshold": [bundle, "--source", parts, "--threshold", "nan"],
         "precision": [bundle, "--source", parts, "--precision", "int8"],
         "two at once": [bundle, "--source", parts, "--in-flight", "2"],
+        "no age": [bundle, "--source", parts, "--policy", "drop-late"],
+        "age of nothing": [bundle, "--source", parts, "--max-age-ms", "100"],
+        "no time": [bundle, "--source", parts, "--policy", "drop-late", "--max-age-ms", "0"],
         "two of the newest": [bundle, "--source", parts, "--in-flight", "2", "--backend", "fake", "--policy", "latest"],
     }
 
@@ -244,7 +255,10 @@ SAYS = {
     "region too large": "a.png: the picture is 64x48, the region of interest 640x480 at (0, 0) leaves it",
     "threshold": "threshold nan would pass every part or none",
     "two at once": "2 frames in flight on onnxruntime; use 1, or 2 with an engine of TensorRT",
-    "two of the newest": "--in-flight 2 would let the newest frame wait behind another; use --policy every",
+    "no age": "--policy drop-late and --max-age-ms go together; give both or neither",
+    "age of nothing": "--policy drop-late and --max-age-ms go together; give both or neither",
+    "no time": "a greatest age of 0.0 ms; give the line's cycle time in ms",
+    "two of the newest": "--in-flight 2 lets a frame wait behind another, which --policy latest is to avoid",
     "precision": "has no int8 graph (it has: fp32); use one of these, or export with --precision int8",
 }
 

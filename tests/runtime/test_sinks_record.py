@@ -71,6 +71,7 @@ def test_an_alarm_is_told_whole_and_has_its_own_id() -> None:
             "kind": "silent",
             "severity": "error",
             "text": "no frame\\nfor 5 s",
+            "ends": [],
             "at_s": event.at_s,
             "at_utc": event.at_utc.isoformat(timespec="milliseconds"),
         }

@@ -181,6 +181,51 @@ def test_a_frozen_camera_gives_nothing_and_is_opened_again() -> None:
     assert source.info.restarts == 1 and source.info.withheld >= 3
 
 
+STUCK = picture(1)
+DAMAGED = ImageError("torn", remedy="x")
+
+
+@pytest.mark.parametrize(
+    ("scripts", "told"),
+    [
+        (
+            ([*good(2), *[STUCK] * 9, fault("unplugged")], [*[STUCK] * 9, *good(3, 10), None]),
+            [("frozen", ()), ("unplugged", ()), ("recovered", ("unplugged",)), ("recovered", ("frozen",))],
+        ),
+        (
+            ([*good(2), BLACK, BLACK, fault("silent")], fault("unplugged"), [BLACK] * 3 + [*good(3, 10), None]),
+            [("black", ()), ("silent", ()), ("unplugged", ()), ("recovered", ("silent", "unplugged")),
+             ("recovered", ("black",))],
+        ),
+        (
+            ([*good(2), BLACK, *[WHITE] * 4, *good(3, 10), None],),
+            [("black", ()), ("saturated", ()), ("recovered", ("black",)), ("recovered", ("saturated",))],
+        ),
+        (
+            ([*good(2), BLACK, *[DAMAGED] * 9, *good(3, 10), None],),
+            [("black", ()), ("bad-frame", ()), ("recovered", ("black", "bad-frame"))],
+        ),
+        (
+            ([*good(2), *[STUCK] * 9, SMALL, BLACK, *[STUCK] * 9, *good(3, 10), None],),
+            [("frozen", ()), ("resized", ()), ("black", ()), ("recovered", ("black",)), ("recovered", ("resized",)),
+             ("recovered", ("frozen",))],
+        ),
+    ],
+    ids=["frozen and unplugged", "black, then gone", "too dark, then too bright", "damage shows nothing", "three"],
+)  # fmt: skip
+def test_each_of_several_faults_ends_by_itself(
+    scripts: tuple[list[Step] | Exception, ...], told: list[tuple[str, tuple[str, ...]]]
+) -> None:
+    """A frame that shows one fault says that another is over only where it could have shown it."""
+    _, events, source = run(Cameras(*scripts))
+    assert [(event.kind, event.ends) for event in events] == told
+    assert source.info.faults == ()
+    for number, event in enumerate(events):
+        standing = [e.kind for e in events[:number] if e.kind not in {k for x in events[: number + 1] for k in x.ends}]
+        still = f"; still {', '.join(k for k in standing if k != 'recovered')}"
+        assert event.kind != "recovered" or event.text.endswith(still) == (still != "; still ")
+
+
 def test_no_light_does_not_open_the_camera_again() -> None:
     dark = [step for i in range(60) for step in (picture(i, 0) // 4, 0.01)]
     _, events, source = run(Cameras([*good(1), *dark, *good(3, 10), None]))
@@ -216,6 +261,7 @@ def test_a_slow_camera_is_told_and_judged() -> None:
     frames, events, _ = run(cameras, replace(FAST, slow_factor=2.0))
     assert len(frames) == 95
     assert kinds(events) == ["slow", "recovered"] and "instead of 20.0" in events[0].text
+    assert events[1].ends == ("slow",)
     assert events[0].severity == "warning"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rdedge.backends import Backend, open_backend
+from rdedge.backends import Backend, infer_all, open_backend
 from rdedge.bundle import open_bundle
 from rdedge.contract import CONTRACT_FILE, InputSpec, Precision, Threshold
 from rdedge.errors import UsageError
@@ -46,13 +46,12 @@ def open_subject(path: Path, precision: Precision) -> Subject:
     )
 
 
-def predict_through(backend: Backend) -> Predict:
-    """An engine for single frames as a Subject's ``predict``."""
+def predict_through(backend: Backend, batch: int) -> Predict:
+    """An engine for ``batch`` frames at a time as a Subject's ``predict``."""
 
     def predict(frames_u8: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        predictions = [backend.infer(frame[np.newaxis]) for frame in frames_u8]
-        maps = np.concatenate([p.anomaly_map[:, 0] for p in predictions])
-        return maps, np.concatenate([p.score for p in predictions])
+        answer = infer_all(backend, frames_u8, batch)
+        return answer.anomaly_map[:, 0], answer.score
 
     return predict
 
@@ -69,7 +68,7 @@ def _bundle_subject(path: Path, precision: Precision) -> Subject:
         name=path.name,
         input=bundle.contract.input,
         image_threshold=spec.image_threshold,
-        predict=predict_through(backend),
+        predict=predict_through(backend, bundle.contract.graph.frame.shape[0]),
         facts=facts,
     )
 

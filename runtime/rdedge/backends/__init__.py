@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-from rdedge.backends.base import Backend, PipelinedBackend, Prediction
+from rdedge.backends.base import Backend, PipelinedBackend, Prediction, batches, infer_all
 from rdedge.bundle import Bundle
 from rdedge.contract import Precision
 from rdedge.errors import UsageError
 
 BackendName = Literal["onnxruntime", "tensorrt", "tensorrt-dla0", "tensorrt-dla1", "tensorrt-rtx", "fake"]
 
-__all__ = ["Backend", "BackendName", "PipelinedBackend", "Prediction", "open_backend"]
+__all__ = ["Backend", "BackendName", "PipelinedBackend", "Prediction", "batches", "infer_all", "open_backend"]
 
 
 def open_backend(

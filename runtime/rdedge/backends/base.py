@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -74,3 +75,29 @@ def check_frame(frame_u8: NDArray[np.uint8], expected: TensorSpec) -> None:
             f"the engine expects {expected.dtype} {expected.shape}, C-contiguous",
             remedy="pass pictures through rdedge.preprocess",
         )
+
+
+def batches(frames_u8: NDArray[np.uint8], size: int) -> Iterator[tuple[NDArray[np.uint8], int]]:
+    """Frames (n, H, W, 3) as a graph of a fixed batch takes them: (size, H, W, 3), and how many of it are meant.
+
+    The last batch is filled up with its last frame, whose other answers nobody reads: zeros would be a frame that no
+    camera gives.
+    """
+    for start in range(0, len(frames_u8), size):
+        batch_u8 = frames_u8[start : start + size]
+        count = len(batch_u8)
+        if count < size:
+            batch_u8 = np.concatenate([batch_u8, np.repeat(batch_u8[-1:], size - count, axis=0)])
+        yield batch_u8, count
+
+
+def infer_all(backend: Backend, frames_u8: NDArray[np.uint8], batch: int) -> Prediction:
+    """Any number n >= 1 of frames through an engine for ``batch`` at a time -> Prediction of n. Raises BackendError."""
+    maps, scores = [], []
+    for batch_u8, count in batches(frames_u8, batch):
+        answer = backend.infer(batch_u8)
+        maps.append(answer.anomaly_map[:count])
+        scores.append(answer.score[:count])
+    if len(maps) == 1:  # spares the copy
+        return Prediction(anomaly_map=maps[0], score=scores[0])
+    return Prediction(anomaly_map=np.concatenate(maps), score=np.concatenate(scores))

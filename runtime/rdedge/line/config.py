@@ -14,6 +14,7 @@ from rdedge.backends import BackendName
 from rdedge.contract import Precision
 from rdedge.errors import UsageError
 from rdedge.line.checked import Problems, faults, read_toml
+from rdedge.sources.health import WatchLimits
 from rdedge.stream import Policy
 
 _T = TypeVar("_T", bound=msgspec.Struct)
@@ -115,6 +116,26 @@ class Tiles(_Table, frozen=True, kw_only=True):
     overlap_px: Px
 
 
+class Watch(_Table, frozen=True, kw_only=True):
+    """When the camera counts as faulty, in place of the values of rdedge.sources.WatchLimits, which explains them."""
+
+    first_frame_s: Seconds | None = None
+    silent_s: Seconds | None = None
+    slow_factor: Annotated[float, Meta(gt=1, le=1000)] | None = None
+    black_level: Annotated[int, Meta(ge=0, le=254)] | None = None
+    saturated_level: Annotated[int, Meta(ge=1, le=255)] | None = None
+    frozen_s: Annotated[float, Meta(ge=0, le=3600)] | None = None
+    settle_frames: Annotated[int, Meta(ge=1, le=1000)] | None = None
+    reopen_s: Seconds | None = None
+    retry_s: Seconds | None = None
+    retry_cap_s: Seconds | None = None
+    refused_retry_s: Seconds | None = None
+
+    def limits(self) -> WatchLimits:
+        """The defaults but for what is given."""
+        return WatchLimits(**{key: value for key, value in msgspec.structs.asdict(self).items() if value is not None})
+
+
 Point = tuple[Px, Px]
 Polygon = Annotated[tuple[Point, ...], Meta(min_length=3)]
 
@@ -135,6 +156,7 @@ class Camera(_Table, frozen=True, kw_only=True):
     ignore_image: Text | None = None
     k_of_n: tuple[Annotated[int, Meta(ge=1, le=1000)], Annotated[int, Meta(ge=1, le=1000)]] | None = None
     tiles: Tiles | None = None
+    watch: Watch = Watch()
     sinks: Sinks | None = None
 
 
@@ -235,6 +257,11 @@ def _contradictions_of_camera(camera: Camera, place: str) -> Iterator[str]:
             f"{place}.tiles.overlap_px: got {camera.tiles.overlap_px}, expected at most half a side of the tile, "
             f"{min(camera.tiles.tile_wh) // 2}"
         )
+    limits = camera.watch.limits()
+    if limits.retry_s > limits.retry_cap_s:
+        yield f"{place}.watch.retry_s: got {limits.retry_s:g}, expected at most retry_cap_s, {limits.retry_cap_s:g}"
+    if limits.black_level >= limits.saturated_level:
+        yield f"{place}.watch.black_level: got {limits.black_level}, expected less than saturated_level"
     for number, polygon in enumerate(camera.ignore):
         if _is_flat(polygon):
             yield f"{place}.ignore[{number}]: encloses nothing"

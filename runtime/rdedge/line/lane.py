@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from rdedge.errors import ImageError, RdedgeError, SinkError
 from rdedge.events import Event, EventHandler, Severity
 from rdedge.frames import Frame
-from rdedge.inspector import Inspection, Inspector, Rules
+from rdedge.inspector import Inspection, Inspector, Prepared, Rules
 from rdedge.line.debounce import KOfN, PartVerdict
 from rdedge.line.drift import DriftWatch
 from rdedge.preprocess import preprocess
@@ -126,17 +126,16 @@ class Lane:
             self.is_done = True
         return frame
 
-    def judge(self, frame: Frame) -> Inspection | None:
-        """One frame to the sinks; None where it cannot be judged. Raises BackendError, and what is not forgiven."""
+    def prepare(self, frame: Frame) -> Prepared | None:
+        """One frame as the engine takes it; None where it cannot be judged. Raises ImageError if not forgiven."""
         try:
-            inspection = self.inspector.inspect_frame(frame, self.settings.rules)
+            return self.inspector.prepare(frame, self.settings.rules)
         except ImageError as exc:
             self._skipped += 1
             if not self._forgives:
                 raise
             self._tell("unjudged", "error", f"frame {frame.index} gets no verdict: {exc}")
             return None
-        return self.accept(inspection)
 
     def accept(self, inspection: Inspection) -> Inspection:
         """A judged frame to the sinks. Raises what is not forgiven."""

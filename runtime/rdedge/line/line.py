@@ -136,7 +136,8 @@ class Line:
         outlets.set(config.sinks_of(camera))
         if self._page is not None:
             self._page_sinks[camera.name] = self._page.sink(camera.name, roi_xywh)
-        source = open_source(plan.uri(camera), camera=camera.name, on_event=self.announcer)
+        limits = camera.watch.limits()
+        source = open_source(plan.uri(camera), camera=camera.name, on_event=self.announcer, limits=limits)
         stream = Stream(
             source,
             policy=camera.policy,

@@ -1,13 +1,15 @@
-"""The loop of a line: frames of all cameras through one engine in one thread, in turn, until they end or it is told to
-stop."""
+"""The loop of a line: frames of all cameras through one engine in one thread, in turn or several in one call, until
+they end or it is told to stop."""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 
-from rdedge.inspector import Inspection
+from rdedge.errors import RdedgeError
+from rdedge.inspector import Inspection, Inspector, Prepared
 from rdedge.line.lane import Lane, LaneCounts
 from rdedge.line.together import at_once
 
@@ -39,9 +41,22 @@ class Ready:
             del self._lanes[lane]
             return lane
 
+    def next_of(self, inspector: Inspector) -> Lane | None:
+        """The first of those with this engine, taken off the queue; None where none is in it."""
+        with self._changed:
+            for lane in self._lanes:
+                if lane.inspector is inspector:
+                    del self._lanes[lane]
+                    return lane
+            return None
+
 
 class Loop:
-    """Serves lanes fairly: a camera with a frame waits for at most one frame of each other camera."""
+    """Serves lanes fairly: a camera with a frame waits for at most one frame of each other camera.
+
+    An engine for batches is given what is here, of whichever cameras, and never waits for a frame to come. With two
+    batches in flight the second is put under way before the first one's verdicts are waited for, if it is here.
+    """
 
     def __init__(self, lanes: Sequence[Lane], *, drain_s: float, on_tick: Callable[[bool], None], on_shown: Shown):
         """``on_tick`` is called in this thread, ten times a second or more often, with whether the line is alive: a
@@ -51,6 +66,7 @@ class Loop:
         self._on_tick = on_tick
         self._on_shown = on_shown
         self._ready = Ready()
+        self._under_way: defaultdict[Inspector, deque[list[Lane]]] = defaultdict(deque)  # whose frames each batch has
         self._stop_by_s: float | None = None
 
     def stop(self) -> None:
@@ -64,6 +80,8 @@ class Loop:
             for lane in self.lanes:
                 lane.stream.start(lambda lane=lane: self._ready.add(lane))  # type: ignore[misc]
             self._serve_all()
+            for inspector in self._under_way:
+                self._finish_all(inspector)
         finally:
             at_once(lane.stream.close for lane in self.lanes)
         return [lane.finish() for lane in self.lanes]
@@ -90,13 +108,54 @@ class Loop:
             if next_lane is not None:
                 judged += self._serve(next_lane)
 
-    def _serve(self, lane: Lane) -> bool:
-        frame = lane.take()
-        if frame is None:
-            return False
-        inspection = lane.judge(frame)
-        self._ready.add(lane)  # behind the others; it may have more, or be at its end
-        if inspection is None:
-            return False
-        self._on_shown(lane, inspection)
-        return True
+    def _serve(self, lane: Lane) -> int:
+        """A batch that begins with this camera; how many frames were judged meanwhile."""
+        inspector = lane.inspector
+        judged = 0
+        try:
+            self._start(lane)
+        except RdedgeError:
+            self._finish_all(inspector)
+            raise
+        while inspector.under_way and (inspector.is_full or not self._has_frame(inspector)):
+            judged += self._finish(inspector)
+        return judged
+
+    def _start(self, first: Lane) -> None:
+        """Puts under way what is here, in turn, at most a batch; where a frame fails, those before it."""
+        inspector = first.inspector
+        lanes: list[Lane] = []
+        batch: list[Prepared] = []
+        lane: Lane | None = first
+        room = inspector.batch
+        try:
+            while lane is not None and room > 0:
+                frame = lane.take()
+                if frame is not None:
+                    self._ready.add(lane)  # behind the others; it may have more, or be at its end
+                    prepared = lane.prepare(frame)
+                    room -= 1 if prepared is None else len(prepared.frames_u8)
+                    if prepared is not None:
+                        lanes.append(lane)
+                        batch.append(prepared)
+                lane = self._ready.next_of(inspector) if room > 0 else None
+        finally:
+            if batch:
+                if room < 0:  # tiles that take several calls, which the engine makes one after the other
+                    self._finish_all(inspector)
+                inspector.start(batch)
+                self._under_way[inspector].append(lanes)
+
+    def _has_frame(self, inspector: Inspector) -> bool:
+        return any(lane.inspector is inspector and lane.stream.has_frame for lane in self.lanes)
+
+    def _finish(self, inspector: Inspector) -> int:
+        """Waits for the oldest batch of an engine: its verdicts to their cameras' sinks, and how many."""
+        lanes = self._under_way[inspector].popleft()
+        for lane, inspection in zip(lanes, inspector.finish(), strict=True):
+            self._on_shown(lane, lane.accept(inspection))
+        return len(lanes)
+
+    def _finish_all(self, inspector: Inspector) -> None:
+        while inspector.under_way:
+            self._finish(inspector)

@@ -36,6 +36,12 @@ def starts(length: int, tile: int, overlap: int) -> list[int]:
     return [round(i * (length - tile) / max(1, count - 1)) for i in range(count)]
 
 
+def stitched_hw(source_hw: tuple[int, int], tile_wh: tuple[int, int], tile_map_hw: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of the map of a whole picture whose tiles have maps of ``tile_map_hw``."""
+    (height, width), (tile_w, tile_h), (map_h, map_w) = source_hw, tile_wh, tile_map_hw
+    return max(map_h, round(height * (map_h / tile_h))), max(map_w, round(width * (map_w / tile_w)))
+
+
 def stitch(
     tile_maps: list[NDArray[np.float32]], boxes: list[tuple[int, int, int, int]], source_hw: tuple[int, int]
 ) -> NDArray[np.float32]:
@@ -47,7 +53,7 @@ def stitch(
     map_h, map_w = tile_maps[0].shape
     _, _, tile_w, tile_h = boxes[0]
     scale_y, scale_x = map_h / tile_h, map_w / tile_w
-    height, width = max(map_h, round(source_hw[0] * scale_y)), max(map_w, round(source_hw[1] * scale_x))
+    height, width = stitched_hw(source_hw, (tile_w, tile_h), (map_h, map_w))
     whole = np.full((height, width), -np.inf, np.float32)
     deepest = np.zeros((height, width), np.float32)
     depth = np.outer(_depth(map_h), _depth(map_w)).astype(np.float32)

@@ -20,7 +20,7 @@ _ENDS = {  # the kind that ends an alarm, and what it ends
     "disk-recovered": "disk-fault",
     "drift-over": "drift",
 }
-_WITH_SUBJECT = ("sink-away", "disk-fault", "drift")  # of which a camera may have several, named by the first word
+_WITH_SUBJECT = ("sink-away", "disk-fault", "drift")  # of these a camera may have several, named by the first word
 _MOMENTS = frozenset(  # kinds that nothing ends
     (
         "config",
@@ -40,8 +40,8 @@ _MOMENTS = frozenset(  # kinds that nothing ends
 class EventBoard:
     """Bounded memory of what happened.
 
-    Any kind that is not listed above is a fault of the camera: it stands until ``recovered``, and while it is an error
-    newer than the last verdict, the page claims no verdict.
+    Any kind that is not listed above is a fault of the camera: it stands until a ``recovered`` that ends it, and while
+    it is an error newer than the last verdict, the page claims no verdict.
     """
 
     def __init__(self) -> None:
@@ -52,13 +52,16 @@ class EventBoard:
 
     def add(self, event: Event) -> None:
         """Take one event."""
-        key = (event.camera, _family(event), _subject(event))
+        family = _family(event)
+        subjects = event.ends if event.kind == "recovered" else (_subject(event, family),)
+        keys = [(event.camera, family, subject) for subject in subjects]
         with self._lock:
             self._count += 1
             self._events.append(event)
-            self._alarms.pop(key, None)
-            if event.severity != "info":
-                self._alarms[key] = event
+            for key in keys:
+                self._alarms.pop(key, None)
+                if event.severity != "info":
+                    self._alarms[key] = event
             while len(self._alarms) > _EVENTS:
                 del self._alarms[next(iter(self._alarms))]
 
@@ -84,8 +87,10 @@ def _family(event: Event) -> str:
     return event.kind if event.kind in _MOMENTS or event.kind in _ENDS.values() else _CAMERA
 
 
-def _subject(event: Event) -> str:
-    return event.text.split(" ", 1)[0].rstrip(":,") if _family(event) in _WITH_SUBJECT else ""
+def _subject(event: Event, family: str) -> str:
+    if family == _CAMERA:
+        return event.kind
+    return event.text.split(" ", 1)[0].rstrip(":,") if family in _WITH_SUBJECT else ""
 
 
 def _plain(event: Event, now_s: float) -> dict[str, object]:

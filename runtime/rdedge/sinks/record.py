@@ -59,6 +59,7 @@ def event_record(event: Event, *, session: str) -> dict[str, object]:
         "kind": event.kind,
         "severity": event.severity,
         "text": printable(event.text),
+        "ends": list(event.ends),
         "at_s": event.at_s,
         "at_utc": event.at_utc.isoformat(timespec="milliseconds"),
     }

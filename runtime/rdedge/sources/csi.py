@@ -18,10 +18,13 @@ def open_csi(uri: str) -> GStreamerCamera:
 def csi_pipeline(uri: str) -> str:
     """The pipeline up to BGR in main memory; a size of the sensor's own modes costs no scaling.
 
-    The forms are those of NVIDIA's Jetson Linux Developer Guide, "Accelerated GStreamer": sensor-id,
-    exposuretimerange="lowest highest" in ns (equal: fixed, with the gains left to the ISP), NV12 in NVMM memory,
-    flip-method 0 to 7 of nvvidconv (2 turns by 180 degrees). nvvidconv gives no BGR, so videoconvert drops the fourth
-    byte. https://docs.nvidia.com/jetson/archives/r36.4/DeveloperGuide/SD/Multimedia/AcceleratedGstreamer.html
+    Elements, properties and caps are those of NVIDIA's Jetson Linux Developer Guide, "Accelerated GStreamer"
+    (https://docs.nvidia.com/jetson/archives/r35.6.1/DeveloperGuide/SD/Multimedia/AcceleratedGstreamer.html), and of
+    `gst-inspect-1.0`: nvarguscamerasrc gives NV12 in NVMM memory and nothing else, takes sensor-id and
+    exposuretimerange="lowest highest" in ns (equal: fixed, with the gains left to the ISP); nvvidconv turns by
+    flip-method 0 to 7 (2: 180 degrees) and gives BGRx in main memory but no BGR, so videoconvert drops the fourth
+    byte. NVIDIA's own programs chain them so:
+    https://forums.developer.nvidia.com/t/ros-packages-for-working-with-cameras-on-jetson-nano/163781/11
     """
     sensor, options = device_of(uri, known=OPTIONS)
     if not sensor.isascii() or not sensor.isdigit():

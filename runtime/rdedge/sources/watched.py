@@ -22,6 +22,10 @@ _POLL_S = 0.2  # how soon a triggered camera's wait notices that it is closed
 _STUCK_S = 5.0
 _REFUSED = ("credentials", "misconfigured")  # to try again at once would lock an account, and help nobody
 _LIGHT = ("black", "saturated")  # opening the camera again does not mend the light, and would miss its return
+# In which order a frame is looked at: what is found wrong with it says that what was looked at before is well, and
+# nothing of the rest. A camera that gives frames at all is neither silent nor unplugged.
+_LOOKED_AT = {"bad-frame": 1, "black": 2, "saturated": 2, "frozen": 3, "resized": 4}
+_ALL_WELL = 5
 
 
 class WatchedSource:
@@ -50,7 +54,8 @@ class WatchedSource:
         self._reader: Reader | None = None
         self._last_info = SourceInfo()
         self._faults: dict[str, float] = {}  # kinds told and not yet over, and since when
-        self._good_in_a_row = self._delivered = self._withheld = self._restarts = self._lost_before = 0
+        self._free_frames: dict[str, int] = {}  # of these kinds: frames since that were free of them
+        self._delivered = self._withheld = self._restarts = self._lost_before = 0
         self._failures_in_a_row = 0
         self._bad_since_s: float | None = None
 
@@ -109,7 +114,9 @@ class WatchedSource:
             if fault is not None:
                 self._withhold(fault, taken.item, is_part=reader.info.is_triggered)
             elif isinstance(taken.item, Frame):
-                self._settle()
+                self._bad_since_s = None
+                self._failures_in_a_row = 0
+                self._settle(None)
                 self._delivered += 1
                 yield replace(taken.item, index=self._delivered - 1)
 
@@ -137,7 +144,7 @@ class WatchedSource:
     def _withhold(self, fault: PictureFault, item: Frame | ImageError, *, is_part: bool) -> None:
         """Counts and tells; raises CameraFault where this has lasted and opening the camera again may mend it."""
         self._withheld += 1
-        self._good_in_a_row = 0
+        self._settle(fault.kind)
         if fault.is_certain:
             self._report(fault.kind, fault.text, "warning" if fault.kind == "bad-frame" else "error")
         if is_part:  # each part counts, so each is told
@@ -150,13 +157,19 @@ class WatchedSource:
             self._bad_since_s = None
             raise CameraFault(fault.kind, fault.text, remedy="it is opened again")
 
-    def _settle(self) -> None:
-        """A good frame; enough of them end every fault but slowness."""
-        self._bad_since_s = None
-        self._failures_in_a_row = 0
-        self._good_in_a_row += 1
-        if self._good_in_a_row >= self._limits.settle_frames:
-            self._end_faults([kind for kind in self._faults if kind != "slow"])
+    def _settle(self, shown: str | None) -> None:
+        """A frame that shows this fault, or none; enough that are free of a fault end it, whatever else they show.
+
+        Slowness is not seen in a frame.
+        """
+        looked_at = _ALL_WELL if shown is None else _LOOKED_AT[shown]
+        for kind in self._faults:
+            if kind == shown:
+                self._free_frames[kind] = 0
+            elif _LOOKED_AT.get(kind, 0) < looked_at or (kind in _LIGHT and shown in _LIGHT):
+                self._free_frames[kind] = self._free_frames.get(kind, 0) + 1
+        enough = self._limits.settle_frames
+        self._end_faults([k for k in self._faults if k != "slow" and self._free_frames.get(k, 0) >= enough])
 
     def _report_pace(self, pace: Pace) -> None:
         if pace.is_slow and pace.promised_s is not None:
@@ -166,7 +179,7 @@ class WatchedSource:
             self._end_faults(["slow"])
 
     def _fail(self, kind: str, error: SourceError | UsageError) -> None:
-        self._good_in_a_row = 0
+        self._free_frames.clear()
         self._failures_in_a_row += 1
         self._report(kind, str(error), "error")
 
@@ -186,6 +199,7 @@ class WatchedSource:
     def _report(self, kind: str, text: str, severity: Severity) -> None:
         """Once, until it is over."""
         if kind not in self._faults:
+            self._free_frames[kind] = 0
             self._faults = {**self._faults, kind: time.monotonic()}
             self._tell(kind, text, severity)
 
@@ -194,7 +208,9 @@ class WatchedSource:
             since_s = min(self._faults[kind] for kind in kinds)
             self._faults = {kind: at_s for kind, at_s in self._faults.items() if kind not in kinds}
             lasted_s = time.monotonic() - since_s
-            self._tell("recovered", f"well again after {lasted_s:.1f} s ({', '.join(kinds)})", "info")
+            still = f"; still {', '.join(self._faults)}" if self._faults else ""
+            text = f"well again after {lasted_s:.1f} s ({', '.join(kinds)}){still}"
+            self._tell("recovered", text, "info", tuple(kinds))
 
-    def _tell(self, kind: str, text: str, severity: Severity) -> None:
-        self._on_event(Event(kind=kind, severity=severity, text=text, camera=self._camera_name))
+    def _tell(self, kind: str, text: str, severity: Severity, ends: tuple[str, ...] = ()) -> None:
+        self._on_event(Event(kind=kind, severity=severity, text=text, camera=self._camera_name, ends=ends))

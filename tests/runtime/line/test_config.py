@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
 
@@ -14,6 +16,7 @@ from rdedge.cli import main
 from rdedge.line.checked import MAX_BYTES, Problems
 from rdedge.line.config import LineConfig, read_config
 from rdedge.line.plan import make_plan
+from rdedge.sources import WatchLimits
 
 EXAMPLE = Path(__file__).parents[3] / "jetson" / "line.example.toml"
 MINIMAL = 'out = "out"\nbundle = "bundle"\n[[camera]]\nname = "top"\nuri = "parts"\npolicy = "every"\n'
@@ -49,6 +52,31 @@ def test_a_minimal_file_has_the_defaults(write: Write) -> None:
     assert (config.backend, config.precision, config.metrics, config.page) == ("onnxruntime", "fp32", None, None)
     assert (camera.name, camera.policy, camera.threshold, camera.ignore) == ("top", "every", None, ())
     assert config.bundle_of(camera) == "bundle" and config.sinks_of(camera) == config.sinks
+
+
+def test_a_camera_is_watched_by_its_own_limits(write: Write) -> None:
+    text = MINIMAL + "watch = { frozen_s = 0, retry_s = 3, settle_frames = 9 }\n"
+    (camera,) = read_config(write(text + '[[camera]]\nname = "b"\nuri = "x"\npolicy = "every"\n')).camera[:1]
+    assert camera.watch.limits() == replace(WatchLimits(), frozen_s=0.0, retry_s=3.0, settle_frames=9)
+    assert read_config(write(MINIMAL)).camera[0].watch.limits() == WatchLimits()
+
+
+@pytest.mark.parametrize(
+    ("watch", "says"),
+    [
+        ("retry_s = 31", "watch.retry_s: got 31, expected at most retry_cap_s, 30"),
+        ("black_level = 253", "watch.black_level: got 253, expected less than saturated_level"),
+        ("settle_frames = 0", "watch.settle_frames: got 0: expected `int` >= 1"),
+        ("silent = 3", "watch.silent: unknown key; did you mean silent_s?"),
+    ],
+)
+def test_limits_that_are_none(write: Write, watch: str, says: str) -> None:
+    assert problems_of(write(MINIMAL + f"watch = {{ {watch} }}\n")) == [f"camera[0].{says}"]
+
+
+def test_the_example_shows_the_limits_that_hold_without_it(write: Write) -> None:
+    shown = read_config(write(uncommented(EXAMPLE.read_text(encoding="utf-8")))).camera[1].watch
+    assert None not in msgspec.structs.astuple(shown) and shown.limits() == WatchLimits()
 
 
 def test_every_fault_is_told_at_once(write: Write) -> None:

@@ -64,7 +64,7 @@ def test_drift_is_watched_once_a_second_and_told(make_lane: MakeLane, scripted: 
     for second in range(60):
         for k in range(3):
             frame = Frame(image_bgr_u8=image, index=3 * second + k, captured_at_s=second + 0.1 * k, source="a")
-            assert lane.judge(frame) is not None
+            lane.accept(lane.inspector.inspect_frame(frame))
     told = {event.text.split()[0]: event for event in events if event.kind == "drift"}
     assert set(told) == {"brightness", "contrast", "sharpness", "score"}, "a flat white picture is nothing like a part"
     assert told["brightness"].severity == "warning" and told["brightness"].camera == "top"

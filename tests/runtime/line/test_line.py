@@ -10,6 +10,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from rdedge.inspector import Inspection
 from rdedge.line.lane import Lane, LaneCounts
 from rdedge.line.line import Line
 from rdedge.line.plan import make_plan
+from rdedge.sources import WatchLimits
 
 HEAD = 'out = "out"\nbundle = "bundle"\nbackend = "fake"\ndrain_s = 20\n'
 
@@ -95,6 +97,32 @@ def test_masks_and_k_of_n_come_from_the_file(site: Path, open_line: Callable[[st
     assert {name: c.rejected for name, c in counts.items()} == {
         "masked": 0, "small": 0, "outside": 0, "debounced": 0, "tiled": 40,
     }  # fmt: skip
+
+
+def test_cameras_share_the_calls_of_a_bundle_for_batches(
+    site: Path, open_line: Callable[[str], Line], write_bundle: Callable[..., Path]
+) -> None:
+    write_bundle("batched", batch=4)
+    cameras = camera("a") + camera("b", "threshold = 0.9") + camera("c", "k_of_n = [2, 3]")
+    head = HEAD.replace("fake", "onnxruntime") + "[sinks.jsonl]\n"
+    for name in ("bundle", "batched"):
+        line = open_line(head.replace('"bundle"', f'"{name}"').replace('"out"', f'"out/{name}"') + cameras)
+        assert [(count.judged, count.rejected) for count in line.run(nothing)] == [(400, 40), (400, 0), (400, 0)]
+    for name in "abc":
+        one, many = (
+            [(r["index"], r["verdict"], r["regions"], r["score"]) for r in records(site, f"{bundle}/{name}")]
+            for bundle in ("bundle", "batched")
+        )
+        assert [row[:3] for row in many] == [row[:3] for row in one]
+        assert [row[3] for row in many] == pytest.approx([row[3] for row in one], abs=1e-6)
+
+
+def test_a_camera_is_watched_as_the_file_says(site: Path, open_line: Callable[[str], Line]) -> None:
+    address = f'uri = "rtsp://127.0.0.1:{free_port()}/x"'
+    cameras = camera("top", "watch = { retry_s = 0.01, retry_cap_s = 0.02 }") + camera("side")
+    line = open_line(HEAD + cameras.replace('uri = "folder:many"', address))
+    expected = [replace(WatchLimits(), retry_s=0.01, retry_cap_s=0.02), WatchLimits()]
+    assert [lane.source._limits for lane in line.lanes] == expected  # type: ignore[attr-defined]
 
 
 def test_a_record_says_by_which_frames_a_part_was_judged(site: Path, open_line: Callable[[str], Line]) -> None:
