@@ -42,6 +42,9 @@ VERBS = {
     "doctor": Verb("rdedge.doctor_verb", "cpu", "say what this machine has for the line, and what mends the rest"),
     "selftest": Verb("rdedge_export.selftest_verb", "tensorrt", "prove on the device that its engines are right"),
     "info": Verb("rdedge.info_verb", "cpu", "show and verify a bundle"),
+    "sign": Verb("rdedge.sign_verb", "sign", "make a key, or sign a bundle with it"),
+    "deploy": Verb("rdedge.deploy.deploy_verb", "cpu", "put a bundle on a board and its line, or leave all as it was"),
+    "receive": Verb("rdedge.deploy.receive_verb", "cpu", "the board's end of `rdedge deploy`, which starts it"),
 }
 
 

@@ -11,6 +11,7 @@ RdedgeError
 ├── BundleError         a bundle that is missing, incomplete, altered or not ours
 │   └── ContractError   its contract.json breaks the schema
 ├── BackendError        no engine, or an engine that failed on a frame
+├── DeployError         a bundle that could not be put on a board
 ├── SourceError         a frame source that cannot be opened or read
 │   └── CameraFault     a camera that fails now and may come back
 └── SinkError           a result that could not be delivered
@@ -69,6 +70,10 @@ class ContractError(BundleError):
 
 class BackendError(RdedgeError):
     """No engine, or an engine that failed on a frame."""
+
+
+class DeployError(RdedgeError):
+    """A bundle that could not be put on a board."""
 
 
 class SourceError(RdedgeError):

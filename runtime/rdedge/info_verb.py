@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from rdedge.bundle import open_bundle
 from rdedge.contract import CONTRACT_FILE, Contract, Gate, Metrics, PrecisionSpec, Threshold
+from rdedge.signing import SIGNATURE_FILE, check_signature
 from rdedge.text import printable
 from rdedge.threshold import RULE_NAMES, shortage
 
@@ -16,11 +18,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's command line."""
     parser.add_argument("bundle", metavar="BUNDLE", help="folder that `rdedge export --out` made")
     parser.add_argument("--json", action="store_true", help="print the contract instead of a table")
+    parser.add_argument(
+        "--key", type=Path, metavar="PUB", help="public key, or a folder of them, that must have signed it"
+    )
 
 
 def execute(args: argparse.Namespace) -> int:
     """Prints one verified bundle. Raises BundleError."""
     bundle = open_bundle(args.bundle)
+    signed_by = None if args.key is None else check_signature(bundle, args.key)
     if args.json:
         print((bundle.path / CONTRACT_FILE).read_text(encoding="utf-8"), end="")
         return 0
@@ -29,6 +35,10 @@ def execute(args: argparse.Namespace) -> int:
         size_mb = (bundle.path / spec.file).stat().st_size / 1e6
         rows += [(precision, f"{spec.file}, {size_mb:.1f} MB"), *_describe_precision(spec)]
     rows += [("files", f"all {len(bundle.contract.files)} files match their sha256")]
+    if signed_by is not None:
+        rows += [("signature", f"by {signed_by}")]
+    elif (bundle.path / SIGNATURE_FILE).exists():
+        rows += [("signature", "not checked; give --key PUB")]
     width = max(len(label) for label, _ in rows)
     print(printable(str(bundle.path)))
     for label, text in rows:

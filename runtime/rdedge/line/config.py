@@ -176,11 +176,13 @@ class Page(_Table, frozen=True, kw_only=True):
 
 
 class LineConfig(_Table, frozen=True, kw_only=True):
-    """The whole file. ``drain_s``: how long a stop may take to judge what waits and to flush the sinks."""
+    """The whole file. ``drain_s``: how long a stop may take to judge what waits and to flush the sinks.
+    ``require_signature``: a public key or a folder of them, of which one must have signed every bundle."""
 
     out: Text
     camera: Annotated[tuple[Camera, ...], Meta(min_length=1, max_length=64)]
     bundle: Text | None = None
+    require_signature: Text | None = None
     backend: BackendName = "onnxruntime"
     precision: Precision = "fp32"
     drain_s: Seconds = 10.0

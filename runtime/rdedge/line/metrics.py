@@ -47,6 +47,7 @@ def render(lanes: Sequence[Lane], announcer: Announcer, started_s: float) -> str
             of((x, now_s - at_s) for x, at_s in verdicts if at_s is not None),
         ),
         _family("threshold", "gauge", "image threshold", of((lane, threshold_of(lane)) for lane in lanes)),
+        _family("bundle_info", "gauge", "1: what judges", [(_bundle_of(lane), 1.0) for lane in lanes]),
         _family("drift_z", "gauge", "mean deviation from held-out good parts", _drift(lanes)),
         _family("sink_waiting", "gauge", "records not yet delivered", _sinks(lanes, waiting_in)),
         _family("sink_lost_total", "counter", "records that could not be kept", _sinks(lanes, lost_by)),
@@ -91,6 +92,12 @@ def _labels(labels: dict[str, str]) -> str:
         return ""
     escaped = {k: v.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"') for k, v in labels.items()}
     return "{" + ",".join(f'{name}="{value}"' for name, value in escaped.items()) + "}"
+
+
+def _bundle_of(lane: Lane) -> dict[str, str]:
+    contract = lane.inspector.bundle.contract
+    names = {"contract_sha256": contract.contract_sha256, "model": contract.model.name}
+    return {"camera": lane.name, "precision": lane.inspector.precision, **names}
 
 
 def _faults(lanes: Sequence[Lane]) -> Iterator[_Sample]:

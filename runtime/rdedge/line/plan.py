@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import msgspec
+
 from rdedge.bundle import Bundle, open_bundle
 from rdedge.errors import RdedgeError, UsageError
 from rdedge.inspector import Rules
@@ -14,6 +16,7 @@ from rdedge.line.checked import Problems
 from rdedge.line.config import Camera, LineConfig, Sinks, read_config
 from rdedge.line.masks import Mask, read_ignored
 from rdedge.line.tiles import Tiling
+from rdedge.signing import check_signature
 from rdedge.sources import open_source
 
 _MAX_SECRET_BYTES = 4096
@@ -45,9 +48,14 @@ class Plan:
         return None if name is None else read_secret(self.file(name))
 
 
-def make_plan(path: Path) -> Plan:
-    """Reads the file and what it names; opens no camera and no sink. Raises Problems with all that is wrong."""
+def make_plan(path: Path, bundle: str | None = None) -> Plan:
+    """Reads the file and what it names; opens no camera and no sink. ``bundle``: in place of the line's own.
+
+    Raises Problems with all that is wrong.
+    """
     config = read_config(path)
+    if bundle is not None:
+        config = msgspec.structs.replace(config, bundle=bundle)
     plan = Plan(path=path, config=config, bundles={}, rules={})
     problems: list[str] = []
     for place, check in _checks(plan):
@@ -95,8 +103,12 @@ def read_secret(path: Path) -> str:
 
 def _open_bundle(plan: Plan, camera: Camera) -> None:
     name = plan.config.bundle_of(camera)
-    bundle = open_bundle(plan.file(name))
+    path = plan.file(name)
+    # A link to the newest of several bundles may change at any moment; a link to nowhere is named as it stands.
+    bundle = open_bundle(path.resolve() if path.is_dir() else path)
     bundle.precision_spec(plan.config.precision)
+    if plan.config.require_signature is not None:
+        check_signature(bundle, plan.file(plan.config.require_signature))
     plan.bundles[name] = bundle
 
 

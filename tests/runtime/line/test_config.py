@@ -16,6 +16,7 @@ from rdedge.cli import main
 from rdedge.line.checked import MAX_BYTES, Problems
 from rdedge.line.config import LineConfig, read_config
 from rdedge.line.plan import make_plan
+from rdedge.signing import new_key, sign_bundle
 from rdedge.sources import WatchLimits
 
 EXAMPLE = Path(__file__).parents[3] / "jetson" / "line.example.toml"
@@ -241,7 +242,9 @@ def uncommented(text: str) -> str:
 def test_the_example_is_right_as_it_is_and_with_all_it_offers(
     write: Write, write_bundle: Callable[..., Path], parts: Path, tmp_path: Path
 ) -> None:
-    write_bundle(size_hw=(256, 256))
+    bundle = write_bundle(size_hw=(256, 256))
+    new_key(tmp_path / "plant")
+    sign_bundle(bundle, tmp_path / "plant")
     text = EXAMPLE.read_text(encoding="utf-8")
     assert len(make_plan(write(text)).config.camera) == 2
     for name in ("mqtt.password", "webhook.secret", "page.token"):
@@ -253,4 +256,5 @@ def test_the_example_is_right_as_it_is_and_with_all_it_offers(
     )
     assert whole.page is not None and whole.page.token_file == "page.token"
     assert whole.camera[0].ignore_image == "top-mask.png" and whole.camera[1].tiles is not None
+    assert whole.require_signature == "plant.pub"
     assert isinstance(whole, LineConfig)

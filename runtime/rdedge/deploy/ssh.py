@@ -1,0 +1,152 @@
+"""The workstation's end of a deploy: ssh as the user set it up, and rsync, or tar where one side has no rsync."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from rdedge.deploy.messages import GO, Answer, Order, decode_answer, encode
+from rdedge.errors import DeployError, UsageError
+from rdedge.text import printable
+
+# Nothing may wait for an answer at a terminal, or for a board that is gone. The user's own options come first and win.
+_OPTIONS = ("BatchMode=yes", "ConnectTimeout=20", "ServerAliveInterval=15", "ServerAliveCountMax=4")
+_END_S = 60.0
+_SSH_FAILED, _NOT_FOUND = 255, 127
+
+
+class Board:
+    """Where to: ``address`` as ssh takes it, ``ssh``: the command for it, ``rdedge``: the program there."""
+
+    def __init__(self, address: str, *, ssh: str = "ssh", rdedge: str = "/opt/rdedge/bin/rdedge"):
+        """Raises UsageError for what would be read as an option or a path."""
+        if not address or address.startswith("-") or any(c in address for c in " :/") or not address.isprintable():
+            raise UsageError(
+                f"{printable(address)!r} is no board's address",
+                remedy="give user@host, or the name of a Host in ~/.ssh/config, where a port can stand",
+            )
+        self.address = address
+        self._ssh = [*shlex.split(ssh), *(part for option in _OPTIONS for part in ("-o", option))]
+        self._rdedge = rdedge
+
+    @contextmanager
+    def ordered(self, order: Order) -> Iterator[Conversation]:
+        """The board at work on an order. Leaving it ends the connection, not what the board has begun."""
+        with tempfile.TemporaryFile() as errors:
+            process = subprocess.Popen(
+                self._command(shlex.join([self._rdedge, "receive"])),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+            )
+            assert process.stdin is not None and process.stdout is not None
+            talk = Conversation(self, process, errors)
+            try:
+                talk.send(encode(order))
+                yield talk
+            finally:
+                with suppress(OSError):
+                    process.stdin.close()
+                with suppress(subprocess.TimeoutExpired):  # the board goes on by itself
+                    process.wait(_END_S)
+                process.kill()
+                process.wait()
+                process.stdout.close()
+
+    def copy(self, bundle: Path, names: Sequence[str], folder: str, *, has_rsync: bool) -> str:
+        """These files of a bundle into a folder of the board; returns by what. Raises DeployError."""
+        if has_rsync and shutil.which("rsync") is not None:
+            self._rsync(bundle, names, folder)
+            return "rsync"
+        self._tar(bundle, names, folder)
+        return "tar"
+
+    def _command(self, remote: str) -> list[str]:
+        return [*self._ssh, "--", self.address, remote]
+
+    def _rsync(self, bundle: Path, names: Sequence[str], folder: str) -> None:
+        options = ["--recursive", "--times", "--copy-links", "--protect-args", "--from0", "--files-from=-"]
+        done = subprocess.run(
+            ["rsync", *options, f"--rsh={shlex.join(self._ssh)}", f"{bundle}/", f"{self.address}:{folder}/"],
+            input=b"\0".join(name.encode() for name in names),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        if done.returncode != 0:
+            raise self.failure("copying failed", done.returncode, done.stderr)
+
+    def _tar(self, bundle: Path, names: Sequence[str], folder: str) -> None:
+        remote = shlex.join(["tar", "--extract", "--no-same-owner", f"--directory={folder}"])
+        with tempfile.TemporaryFile() as errors:
+            process = subprocess.Popen(self._command(remote), stdin=subprocess.PIPE, stderr=errors)
+            assert process.stdin is not None
+            try:
+                with (
+                    suppress(BrokenPipeError),  # the code below says why it ended
+                    process.stdin as pipe,
+                    tarfile.open(fileobj=pipe, mode="w|", dereference=True) as archive,
+                ):
+                    for name in names:
+                        archive.add(bundle / name, arcname=name)
+            finally:
+                code = process.wait()
+            if code != 0:
+                errors.seek(0)
+                raise self.failure("copying failed", code, errors.read())
+
+    def failure(self, what: str, code: int | None, stderr: bytes) -> DeployError:
+        """One line of what ssh, or the program behind it, complained of."""
+        lines = [line.strip() for line in stderr.decode(errors="replace").splitlines() if line.strip(" @\r\n")]
+        reason = printable(" ".join(lines[-2:])) or "it said nothing"
+        if code == _NOT_FOUND:
+            remedy = f"install rdedge on the board, or say with --rdedge where it is ({self._rdedge})"
+        elif code == _SSH_FAILED and lines:  # silent where a program there was killed
+            remedy = f"make `ssh {self.address} true` work without a question first"
+        else:
+            remedy = "mend that on the board and deploy again; the line goes on as before"
+        return DeployError(f"{self.address}: {what} (code {code}): {reason}", remedy=remedy)
+
+
+class Conversation:
+    """Answers come in order; the board says everything on stdout."""
+
+    def __init__(self, board: Board, process: subprocess.Popen[bytes], errors: IO[bytes]):
+        self._board = board
+        self._process = process
+        self._errors = errors
+        self._is_left_alone = False  # the board has all it needs
+
+    def send(self, data: bytes) -> None:
+        """A board that is gone is told of by ``answer``."""
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(data)
+            self._process.stdin.flush()
+
+    def go(self) -> None:
+        """All is copied."""
+        self.send(GO)
+        self._is_left_alone = True
+
+    def answer(self) -> Answer:
+        """The next one. Raises DeployError if the connection or the board's process ended."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if line.endswith(b"\n"):
+            return decode_answer(line)
+        code = self._process.wait()
+        self._errors.seek(0)
+        lost = self._board.failure("the board's end stopped without a word", code, self._errors.read())
+        if not self._is_left_alone:
+            raise lost
+        raise DeployError(
+            lost.problem,
+            remedy="it may go on by itself: ask it with --status; another deploy mends what was cut off",
+        )

@@ -1,0 +1,68 @@
+"""Commands that a deploy runs on the board, each to its end or its time limit, with nothing of them lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from rdedge.backends import BackendName
+from rdedge.contract import Precision
+from rdedge.errors import DeployError
+from rdedge.text import printable
+
+_TAIL_BYTES = 4000
+
+
+def run(what: str, command: str | Sequence[str], *, limit_s: float, remedy: str) -> str:
+    """A program, or a string for the shell; returns the last line it printed. Raises DeployError unless it returns 0.
+
+    What it leaves running keeps running: the output goes to a file, not to a pipe that would have to be waited for.
+    """
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(
+            command,
+            shell=isinstance(command, str),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            code = process.wait(limit_s)
+        except BaseException as exc:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            if isinstance(exc, subprocess.TimeoutExpired):
+                raise DeployError(f"{what} took longer than {limit_s:.0f} s", remedy=remedy) from exc
+            raise
+        output.seek(max(0, output.seek(0, os.SEEK_END) - _TAIL_BYTES))
+        lines = [line.strip() for line in output.read().decode(errors="replace").splitlines() if line.strip()]
+    last = printable(lines[-1].removeprefix("rdedge: error: ")) if lines else ""
+    if code != 0:
+        how = f"was killed by signal {-code}" if code < 0 else f"failed with code {code}"
+        raise DeployError(f"{what} {how}: {last or 'it said nothing'}", remedy=remedy)
+    return last
+
+
+def engine_command(bundle: Path, backend: BackendName, precision: Precision) -> list[str] | None:
+    """What builds the engine that a line will open; None: it needs none."""
+    if not backend.startswith("tensorrt"):
+        return None
+    flavour, _, dla_core = backend.partition("-dla")
+    options = ["--if-needed", "--precision", precision, "--backend", flavour]
+    return [*_RDEDGE, "engine", str(bundle), *options, *(["--dla", dla_core] if dla_core else [])]
+
+
+def trial_command(bundle: Path, backend: BackendName, precision: Precision, max_reject_rate: float) -> list[str]:
+    """See rdedge.deploy.trial."""
+    return [sys.executable, "-m", "rdedge.deploy.trial", str(bundle), backend, precision, str(max_reject_rate)]
+
+
+_RDEDGE = [sys.executable, "-m", "rdedge"]
