@@ -40,6 +40,7 @@ VERBS = {
     "bench": Verb("rdedge.bench.verb", "cpu", "measure latency as the line feels it, or compare two measurements"),
     "check-camera": Verb("rdedge.check_camera_verb", "cpu", "look at a still scene: is the camera fit to train on?"),
     "doctor": Verb("rdedge.doctor_verb", "cpu", "say what this machine has for the line, and what mends the rest"),
+    "power": Verb("rdedge.power_verb", "cpu", "show and set a Jetson's power mode, clocks and fan; show its heat"),
     "selftest": Verb("rdedge_export.selftest_verb", "tensorrt", "prove on the device that its engines are right"),
     "info": Verb("rdedge.info_verb", "cpu", "show and verify a bundle"),
     "sign": Verb("rdedge.sign_verb", "sign", "make a key, or sign a bundle with it"),

@@ -9,7 +9,6 @@ import importlib.util
 import json
 import platform
 import shutil
-import subprocess
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +19,16 @@ import cv2
 from rdedge.backends.cuda import CudaDevice, load_pycuda
 from rdedge.backends.cuda_graph import CudaGraph, CudaGraphError
 from rdedge.backends.trt_library import load_tensorrt, version_of
+from rdedge.board.clocks import are_fixed, read_clocks
+from rdedge.board.machine import is_jetson, text_of
+from rdedge.board.nvpmodel import current_mode, fastest, read_modes
+from rdedge.board.thermal import read_heat
 from rdedge.contract import TensorSpec
 from rdedge.engines import Flavour
-from rdedge.errors import BackendError, MissingExtraError
+from rdedge.errors import BackendError, MissingExtraError, UsageError
 from rdedge.text import printable
 
 _NEEDED_FREE_GB = 2.0  # an engine of the largest model, its timing cache, and reject pictures of a shift
-_TOOL_TIMEOUT_S = 10
 
 Status = Literal["ok", "warning", "missing", "absent"]  # absent: not this kind of machine, nothing to mend
 
@@ -78,7 +80,6 @@ def usable_backends(findings: list[Finding]) -> list[str]:
 
 def examine(root: Path) -> list[Finding]:
     """Everything looked at, files below ``root`` (``/``, or a pretended one). Raises nothing of what it examines."""
-    is_jetson = (root / "etc/nv_tegra_release").is_file()
     return [
         Finding(name="machine", status="ok", found=f"{platform.machine()}, Python {platform.python_version()}"),
         _jetpack(root),
@@ -89,16 +90,17 @@ def examine(root: Path) -> list[Finding]:
         _tensorrt("tensorrt"),
         _tensorrt("tensorrt-rtx"),
         _onnxruntime(),
-        _opencv(is_jetson=is_jetson),
+        _opencv(on_jetson=is_jetson(root)),
         _disk(Path.cwd()),
-        _power_mode(root, is_jetson=is_jetson),
-        _clocks(root, is_jetson=is_jetson),
+        _power_mode(root),
+        _clocks(root),
+        _heat(root),
     ]
 
 
 def _jetpack(root: Path) -> Finding:
     """``/etc/nv_tegra_release`` starts with "# R36 (release), REVISION: 4.3, GCID: ..."."""
-    text = _read(root / "etc/nv_tegra_release")
+    text = text_of(root / "etc/nv_tegra_release")
     if text is None:
         return Finding(name="L4T", status="absent", found="not a Jetson")
     release, _, rest = text.removeprefix("# R").partition(" (release), REVISION: ")
@@ -108,10 +110,10 @@ def _jetpack(root: Path) -> Finding:
 
 def _driver(root: Path) -> Finding:
     """The kernel module says its version on a desktop; on a Jetson it is part of L4T."""
-    text = _read(root / "proc/driver/nvidia/version")
+    text = text_of(root / "proc/driver/nvidia/version")
     if text is not None:
         return Finding(name="driver", status="ok", found=text.splitlines()[0].strip()[:100])
-    if (root / "etc/nv_tegra_release").is_file():
+    if is_jetson(root):
         return Finding(name="driver", status="ok", found="part of L4T")
     return Finding(
         name="driver",
@@ -192,12 +194,12 @@ def _has_pygobject() -> bool:
     return importlib.util.find_spec("gi") is not None
 
 
-def _opencv(*, is_jetson: bool) -> Finding:
+def _opencv(*, on_jetson: bool) -> Finding:
     """OpenCV from PyPI has no GStreamer; a Jetson's CSI cameras need it, from OpenCV or from PyGObject."""
     lines = (line.split(":", 1) for line in cv2.getBuildInformation().splitlines() if "GStreamer:" in line)
     has_gstreamer = any(value.strip().startswith("YES") for _, value in lines)
     found = f"{cv2.__version__}, {'with' if has_gstreamer else 'without'} GStreamer"
-    if has_gstreamer or not is_jetson or _has_pygobject():
+    if has_gstreamer or not on_jetson or _has_pygobject():
         return Finding(name="OpenCV", status="ok", found=found)
     remedy = (
         "pip install 'rdedge[gobject]' && apt install gir1.2-gstreamer-1.0 gstreamer1.0-plugins-base "
@@ -216,47 +218,50 @@ def _disk(folder: Path) -> Finding:
     )
 
 
-def _power_mode(root: Path, *, is_jetson: bool) -> Finding:
+def _power_mode(root: Path) -> Finding:
     """The mode's name; the fastest one differs from board to board, so it is read from nvpmodel's own file."""
-    if not is_jetson:
+    if not is_jetson(root):
         return Finding(name="power mode", status="absent", found="not a Jetson")
-    fastest = [line for line in (_read(root / "etc/nvpmodel.conf") or "").splitlines() if "NAME=MAXN" in line]
-    output = _output_of(["nvpmodel", "-q"])
-    mode = next((line.partition(":")[2].strip() for line in output.splitlines() if "Power Mode" in line), "")
-    if not mode:
+    try:
+        modes = read_modes(root)
+    except UsageError as exc:
+        return Finding(name="power mode", status="warning", found=exc.problem, remedy=exc.remedy)
+    current, best = current_mode(root, modes), fastest(modes)
+    if current is None:
         return Finding(name="power mode", status="warning", found="nvpmodel does not say", remedy="sudo nvpmodel -q")
-    if mode.startswith("MAXN") or not fastest:
-        return Finding(name="power mode", status="ok", found=mode)
-    number = next((word[3:] for word in fastest[-1].split() if word.startswith("ID=")), "")
+    if best is None or current == best.name:
+        return Finding(name="power mode", status="ok", found=current)
     return Finding(
-        name="power mode", status="warning", found=f"{mode}, not the fastest", remedy=f"sudo nvpmodel -m {number}"
+        name="power mode",
+        status="warning",
+        found=f"{current}, not the fastest, {best.name}",
+        remedy=f"sudo nvpmodel -m {best.number}",
     )
 
 
-def _clocks(root: Path, *, is_jetson: bool) -> Finding:
+def _clocks(root: Path) -> Finding:
     """Clocks that may fall make the first frames after a pause slow."""
-    if not is_jetson:
+    if not is_jetson(root):
         return Finding(name="clocks", status="absent", found="not a Jetson")
-    folder = root / "sys/devices/system/cpu/cpu0/cpufreq"
-    lowest, highest = _read(folder / "scaling_min_freq"), _read(folder / "scaling_max_freq")
-    if lowest is not None and lowest == highest:
-        return Finding(name="clocks", status="ok", found=f"fixed, CPU at {int(lowest) // 1000} MHz")
+    clocks = read_clocks(root)
+    if are_fixed(clocks):
+        return Finding(name="clocks", status="ok", found="; ".join(map(str, clocks)))
     return Finding(name="clocks", status="warning", found="may fall between parts", remedy="sudo jetson_clocks")
 
 
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-
-
-def _output_of(command: list[str]) -> str:
-    """What a tool prints; nothing where it is absent or stuck."""
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=_TOOL_TIMEOUT_S).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
+def _heat(root: Path) -> Finding:
+    """A board that is slowed down now answers late, whatever its mode."""
+    heat = read_heat(root)
+    if not heat.can_tell:
+        return Finding(name="heat", status="absent", found="this machine does not say when it throttles")
+    if heat.throttled:
+        return Finding(
+            name="heat",
+            status="warning",
+            found=f"slows down {', '.join(heat.throttled)}; {heat.hottest}",
+            remedy="clean or turn up the fan, or use a mode of less power: `rdedge power`",
+        )
+    return Finding(name="heat", status="ok", found=heat.hottest)
 
 
 def _without_us(remedy: str) -> str:

@@ -80,8 +80,8 @@ def test_a_jetson_that_is_ready(jetson: Path) -> None:
     assert findings["pycuda"].found == "2024.1.2, CUDA 12.6 in the driver"
     assert findings["tensorrt"].found == "10.3.0"
     assert (findings["power mode"].status, findings["power mode"].found) == ("ok", "MAXN_SUPER")
-    assert findings["clocks"].found == "fixed, CPU at 1728 MHz"
-    assert {name for name, finding in findings.items() if finding.status != "ok"} == {"tensorrt-rtx"}
+    assert findings["clocks"].found == "cpu0 at 1728 MHz, fixed"
+    assert {name for name, finding in findings.items() if finding.status != "ok"} == {"tensorrt-rtx", "heat"}
     assert usable_backends(list(findings.values())) == ["tensorrt", "onnxruntime"]
 
 
@@ -154,3 +154,31 @@ def test_nothing_to_run_on_is_exit_code_2(
     assert {"name": "onnxruntime", "status": "missing"}.items() <= next(
         finding for finding in told["findings"] if finding["name"] == "onnxruntime"
     ).items()
+
+
+def test_a_jetson_that_throttles_now(jetson: Path) -> None:
+    for name, value in (("type", "gpu-throttle-alert"), ("cur_state", "0")):
+        write(jetson, f"sys/class/thermal/cooling_device3/{name}", value)
+    for name, value in (("type", "tj-thermal"), ("temp", "98500")):
+        write(jetson, f"sys/class/thermal/thermal_zone0/{name}", value)
+    assert (by_name(jetson)["heat"].status, by_name(jetson)["heat"].found) == ("ok", "tj 98 °C")
+    write(jetson, "sys/class/thermal/cooling_device3/cur_state", "1")
+    heat = by_name(jetson)["heat"]
+    assert (heat.status, heat.found) == ("warning", "slows down gpu; tj 98 °C") and "rdedge power" in heat.remedy
+
+
+def test_clocks_of_the_gpu_count_too(jetson: Path) -> None:
+    for which, hz in (("min", 306000000), ("max", 1020000000)):
+        write(jetson, f"sys/class/devfreq/17000000.gpu/{which}_freq", str(hz))
+    assert by_name(jetson)["clocks"].status == "warning"
+    write(jetson, "sys/class/devfreq/17000000.gpu/min_freq", "1020000000")
+    assert by_name(jetson)["clocks"].found == "cpu0 at 1728 MHz, fixed; gpu at 1020 MHz, fixed"
+
+
+def test_a_jetson_without_its_power_modes(jetson: Path) -> None:
+    (jetson / "etc/nvpmodel.conf").unlink()
+    mode = by_name(jetson)["power mode"]
+    assert (mode.status, mode.found) == (
+        "warning",
+        "/etc/nvpmodel.conf cannot be read",
+    ) and "apt install" in mode.remedy

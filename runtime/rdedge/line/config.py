@@ -177,7 +177,10 @@ class Page(_Table, frozen=True, kw_only=True):
 
 class LineConfig(_Table, frozen=True, kw_only=True):
     """The whole file. ``drain_s``: how long a stop may take to judge what waits and to flush the sinks.
-    ``require_signature``: a public key or a folder of them, of which one must have signed every bundle."""
+
+    ``require_signature``: a public key or a folder of them, of which one must have signed every bundle.
+    ``keep_warm_ms``: without a part for so long, the engine runs for nothing, so that its clocks stay up.
+    """
 
     out: Text
     camera: Annotated[tuple[Camera, ...], Meta(min_length=1, max_length=64)]
@@ -186,6 +189,7 @@ class LineConfig(_Table, frozen=True, kw_only=True):
     backend: BackendName = "onnxruntime"
     precision: Precision = "fp32"
     drain_s: Seconds = 10.0
+    keep_warm_ms: Annotated[float, Meta(ge=1, le=3_600_000)] | None = None
     sinks: Sinks = Sinks()
     metrics: Metrics | None = None
     page: Page | None = None

@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from rdedge.errors import UsageError
 from rdedge.line.announcer import Announcer
+from rdedge.line.heat import HeatWatch
 from rdedge.line.lane import Lane
 from rdedge.line.metrics import CONTENT_TYPE, render
 
@@ -22,9 +23,10 @@ _REQUEST_S = 5.0
 class Health:
     """What a line tells of itself; ``pulse`` is called by its loop, the rest from any thread."""
 
-    def __init__(self, lanes: Sequence[Lane], announcer: Announcer):
+    def __init__(self, lanes: Sequence[Lane], announcer: Announcer, heat: HeatWatch | None = None):
         self._lanes = lanes
         self._announcer = announcer
+        self._heat = heat
         self._started_s = self._pulse_s = time.monotonic()
 
     def pulse(self) -> None:
@@ -33,7 +35,7 @@ class Health:
 
     def metrics(self) -> str:
         """See rdedge.line.metrics."""
-        return render(self._lanes, self._announcer, self._started_s)
+        return render(self._lanes, self._announcer, self._started_s, None if self._heat is None else self._heat.heat)
 
     def report(self) -> tuple[bool, dict[str, object]]:
         """Whether all is well, and of each camera whether it is and why not: JSON values."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -16,6 +17,7 @@ from rdedge.line.announcer import Announcer
 from rdedge.line.checked import Problems
 from rdedge.line.config import Camera, LineConfig, Page
 from rdedge.line.health import Health, HealthServer
+from rdedge.line.heat import HeatWatch
 from rdedge.line.lane import Lane, LaneCounts, Settings
 from rdedge.line.loop import Shown
 from rdedge.line.outlets import Outlets
@@ -64,7 +66,9 @@ class Line:
         self.lanes = [self._open_lane(camera) for camera in config.camera]
         if self._page is not None:
             self.announcer.set_listeners("", [self._page.event])
-        self.health = Health(self.lanes, self.announcer)
+        self.heat = HeatWatch(self.announcer)
+        self._stack.callback(self.heat.close)
+        self.health = Health(self.lanes, self.announcer, self.heat)
         self.server = None
         if config.metrics is not None:
             self.server = HealthServer(config.metrics.bind, config.metrics.port, self.health)
@@ -77,9 +81,11 @@ class Line:
 
     def run(self, on_shown: Shown) -> list[LaneCounts]:
         """See rdedge.line.service.serve."""
+        keep_warm_ms = self.plan.config.keep_warm_ms
         return serve(
             self.lanes,
             drain_s=self.plan.config.drain_s,
+            keep_warm_s=math.inf if keep_warm_ms is None else keep_warm_ms / 1e3,
             on_shown=on_shown,
             close_sinks=self._close_sinks,
             health=self.health,

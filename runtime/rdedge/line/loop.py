@@ -3,6 +3,7 @@ they end or it is told to stop."""
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import defaultdict, deque
@@ -10,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from rdedge.errors import RdedgeError
 from rdedge.inspector import Inspection, Inspector, Prepared
+from rdedge.line.keep_warm import KeepWarm
 from rdedge.line.lane import Lane, LaneCounts
 from rdedge.line.together import at_once
 
@@ -58,15 +60,25 @@ class Loop:
     batches in flight the second is put under way before the first one's verdicts are waited for, if it is here.
     """
 
-    def __init__(self, lanes: Sequence[Lane], *, drain_s: float, on_tick: Callable[[bool], None], on_shown: Shown):
+    def __init__(
+        self,
+        lanes: Sequence[Lane],
+        *,
+        drain_s: float,
+        on_tick: Callable[[bool], None],
+        on_shown: Shown,
+        keep_warm_s: float = math.inf,
+    ):
         """``on_tick`` is called in this thread, ten times a second or more often, with whether the line is alive: a
-        frame was judged since, or it is known of every camera why none came. ``on_shown``: with each inspection."""
+        frame was judged since, or it is known of every camera why none came. ``on_shown``: with each inspection.
+        ``keep_warm_s``: see rdedge.line.keep_warm."""
         self.lanes = lanes
         self._drain_s = drain_s
         self._on_tick = on_tick
         self._on_shown = on_shown
         self._ready = Ready()
         self._under_way: defaultdict[Inspector, deque[list[Lane]]] = defaultdict(deque)  # whose frames each batch has
+        self._keep_warm = KeepWarm([lane.inspector for lane in lanes], keep_warm_s)
         self._stop_by_s: float | None = None
 
     def stop(self) -> None:
@@ -104,9 +116,12 @@ class Loop:
                 ticked_s = now_s
                 self._on_tick(judged > 0 or all(lane.is_accounted_for for lane in self.lanes))
                 judged = 0
-            next_lane = self._ready.next(_TICK_S)
+            next_lane = self._ready.next(self._keep_warm.wait_s(_TICK_S))
             if next_lane is not None:
                 judged += self._serve(next_lane)
+                self._keep_warm.rest()
+            elif self._stop_by_s is None:
+                self._keep_warm.run()
 
     def _serve(self, lane: Lane) -> int:
         """A batch that begins with this camera; how many frames were judged meanwhile."""

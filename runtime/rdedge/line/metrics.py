@@ -6,8 +6,9 @@ https://prometheus.io/docs/instrumenting/exposition_formats/ (version 0.0.4)
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+from rdedge.board.thermal import Heat
 from rdedge.line.announcer import Announcer
 from rdedge.line.lane import LATENCY_BOUNDS_S, Lane
 from rdedge.sinks import Sink
@@ -17,8 +18,9 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _Sample = tuple[dict[str, str], float]
 
 
-def render(lanes: Sequence[Lane], announcer: Announcer, started_s: float) -> str:
-    """All metrics of one moment; from any thread. ``started_s``: time.monotonic of the line's start."""
+def render(lanes: Sequence[Lane], announcer: Announcer, started_s: float, heat: Heat | None = None) -> str:
+    """All metrics of one moment; from any thread. ``started_s``: time.monotonic of the line's start; ``heat``: the
+    board's, where it says when it throttles."""
     counts = [(lane, lane.counts) for lane in lanes]
     infos = [(lane, lane.source.info) for lane in lanes]
     now_s = time.monotonic()
@@ -58,6 +60,7 @@ def render(lanes: Sequence[Lane], announcer: Announcer, started_s: float) -> str
             [({"camera": camera, "kind": kind}, n) for (camera, kind), n in sorted(dict(announcer.counts).items())],
         ),
         *_latency(lanes),
+        *(_heat(heat) if heat is not None else ()),
     ]
     return "".join(families)
 
@@ -118,6 +121,15 @@ def _sinks(lanes: Sequence[Lane], value_of: Callable[[Sink], int | None]) -> Ite
             value = value_of(sink)
             if value is not None:
                 yield {"camera": lane.name, "sink": type(sink).__name__}, float(value)
+
+
+def _heat(heat: Heat) -> Iterator[str]:
+    def by(label: str, values: Mapping[str, float]) -> list[_Sample]:
+        return [({label: name}, float(value)) for name, value in values.items()]
+
+    yield _family("temperature_celsius", "gauge", "of a thermal zone", by("zone", heat.temperatures_c))
+    yield _family("throttled", "gauge", "1: slowed down for heat", by("part", heat.alerts))
+    yield _family("over_current_total", "counter", "slowed down for a moment", by("cause", heat.over_currents))
 
 
 def _latency(lanes: Sequence[Lane]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from collections.abc import Callable, Sequence
 
@@ -22,6 +23,7 @@ def serve(
     close_sinks: Callable[[], None],
     health: Health | None = None,
     reload: Callable[[], None] | None = None,
+    keep_warm_s: float = math.inf,
 ) -> list[LaneCounts]:
     """Until all frames have ended, or SIGTERM or SIGINT asks to stop; then the sinks are closed, whatever happened.
 
@@ -50,7 +52,7 @@ def serve(
             reload()
             notifier.ready()
 
-    loop = Loop(lanes, drain_s=drain_s, on_tick=tick, on_shown=on_shown)
+    loop = Loop(lanes, drain_s=drain_s, on_tick=tick, on_shown=on_shown, keep_warm_s=keep_warm_s)
     with Signals(stop, limit_s=2 * drain_s + _SLACK_S, reloads=reload is not None) as signals:
         notifier.ready()
         try:
