@@ -74,6 +74,7 @@ def usable_backends(findings: list[Finding]) -> list[str]:
         "tensorrt": {"GPU", "pycuda", "tensorrt"},
         "tensorrt-rtx": {"GPU", "pycuda", "tensorrt-rtx"},
         "onnxruntime": {"onnxruntime"},
+        "openvino": {"openvino"},
     }
     return [backend for backend, parts in needs.items() if parts <= ok]
 
@@ -90,6 +91,7 @@ def examine(root: Path) -> list[Finding]:
         _tensorrt("tensorrt"),
         _tensorrt("tensorrt-rtx"),
         _onnxruntime(),
+        _openvino(),
         _opencv(on_jetson=is_jetson(root)),
         _disk(Path.cwd()),
         _power_mode(root),
@@ -188,6 +190,17 @@ def _onnxruntime() -> Finding:
             name="onnxruntime", status="missing", found=f"cannot be loaded ({exc})", remedy="pip install 'rdedge[cpu]'"
         )
     return Finding(name="onnxruntime", status="ok", found=f"{version}; also checks engines when they are built")
+
+
+def _openvino() -> Finding:
+    """Optional: ONNX Runtime runs the same graphs."""
+    try:
+        version = importlib.import_module("openvino").__version__
+    except ImportError as exc:
+        return Finding(
+            name="openvino", status="absent", found=f"cannot be loaded ({exc})", remedy="pip install 'rdedge[openvino]'"
+        )
+    return Finding(name="openvino", status="ok", found=f"{version}; INT8 on the CPU")
 
 
 def _has_pygobject() -> bool:

@@ -19,7 +19,7 @@ from rdedge.errors import BackendError, UsageError
 FRAME = np.random.default_rng(0).integers(0, 256, (1, 48, 64, 3), dtype=np.uint8)
 
 
-@pytest.fixture(params=["onnxruntime", "fake"])
+@pytest.fixture(params=["onnxruntime", "openvino", "fake"])
 def backend(request: pytest.FixtureRequest, bundle: Path) -> Iterator[Backend]:
     opened = open_backend(open_bundle(bundle), backend=request.param)
     assert opened.name == request.param
@@ -101,18 +101,18 @@ def test_the_fake_backend_takes_two_frames_in_order(bundle: Path) -> None:
     assert [float(backend.finish().score[0]) for _ in range(2)] == [float(backend.infer(FRAME).score[0]), 1.0]
 
 
-@pytest.mark.parametrize(("name", "count"), [("onnxruntime", 2), ("fake", 3), ("fake", 0)])
+@pytest.mark.parametrize(("name", "count"), [("onnxruntime", 2), ("openvino", 2), ("fake", 3), ("fake", 0)])
 def test_more_frames_in_flight_than_a_backend_takes_at_once_are_refused(bundle: Path, name: str, count: int) -> None:
     with pytest.raises(UsageError, match=f"{count} frames in flight on {name}; use 1, or 2 with an engine of TensorRT"):
         open_backend(open_bundle(bundle), backend=name, frames_in_flight=count)  # type: ignore[arg-type]
 
 
 def test_an_unknown_backend_is_refused(bundle: Path) -> None:
-    with pytest.raises(UsageError, match="no backend 'tensorflow'; use one of: onnxruntime, tensorrt, "):
+    with pytest.raises(UsageError, match="no backend 'tensorflow'; use one of: onnxruntime, openvino, tensorrt, "):
         open_backend(open_bundle(bundle), backend="tensorflow")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", ["onnxruntime", "fake"])
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino", "fake"])
 def test_a_precision_the_bundle_lacks_is_refused(bundle: Path, name: str) -> None:
     with pytest.raises(UsageError, match="has no int8 graph"):
         open_backend(open_bundle(bundle), backend=name, precision="int8")  # type: ignore[arg-type]

@@ -82,7 +82,7 @@ def test_a_jetson_that_is_ready(jetson: Path) -> None:
     assert (findings["power mode"].status, findings["power mode"].found) == ("ok", "MAXN_SUPER")
     assert findings["clocks"].found == "cpu0 at 1728 MHz, fixed"
     assert {name for name, finding in findings.items() if finding.status != "ok"} == {"tensorrt-rtx", "heat"}
-    assert usable_backends(list(findings.values())) == ["tensorrt", "onnxruntime"]
+    assert usable_backends(list(findings.values())) == ["tensorrt", "onnxruntime", "openvino"]
 
 
 def test_a_jetson_that_is_slow_and_blind(jetson: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,6 +118,15 @@ def test_a_desktop_without_a_gpu_runs_on_the_cpu(tmp_path: Path, no_gpu: None, m
     assert findings["driver"].found == "no NVIDIA driver"
     assert (findings["GPU"].status, findings["GPU"].remedy) == ("missing", "do this")
     assert "pip install 'rdedge[rtx]'" in findings["tensorrt-rtx"].remedy
+    assert usable_backends(list(findings.values())) == ["onnxruntime", "openvino"]
+
+
+def test_without_openvino_nothing_has_to_be_mended(
+    tmp_path: Path, no_gpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    findings = by_name(tmp_path)
+    assert (findings["openvino"].status, findings["openvino"].remedy) == ("absent", "pip install 'rdedge[openvino]'")
     assert usable_backends(list(findings.values())) == ["onnxruntime"]
 
 
@@ -139,13 +148,14 @@ def test_a_gpu_that_fails_points_at_the_lines_above(
 def test_the_command_says_what_can_run(no_gpu: None, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out
-    assert "missing  tensorrt " in out and out.endswith("\nthe line can run on: onnxruntime\n")
+    assert "missing  tensorrt " in out and out.endswith("\nthe line can run on: onnxruntime, openvino\n")
 
 
 def test_nothing_to_run_on_is_exit_code_2(
     no_gpu: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    for library in ("onnxruntime", "openvino"):
+        monkeypatch.setitem(sys.modules, library, None)
     assert main(["doctor"]) == 2
     assert "no backend can run here" in capsys.readouterr().out
     assert main(["doctor", "--json"]) == 2

@@ -9,7 +9,7 @@ from rdedge.bundle import Bundle
 from rdedge.contract import Precision
 from rdedge.errors import UsageError
 
-BackendName = Literal["onnxruntime", "tensorrt", "tensorrt-dla0", "tensorrt-dla1", "tensorrt-rtx", "fake"]
+BackendName = Literal["onnxruntime", "openvino", "tensorrt", "tensorrt-dla0", "tensorrt-dla1", "tensorrt-rtx", "fake"]
 
 __all__ = ["Backend", "BackendName", "PipelinedBackend", "Prediction", "batches", "infer_all", "open_backend"]
 
@@ -19,9 +19,9 @@ def open_backend(
 ) -> Backend:
     """Open one precision of a bundle on one engine. Raises BackendError, MissingExtraError, UsageError.
 
-    ``frames_in_flight`` 2 gives a PipelinedBackend; ``onnxruntime`` is none.
+    ``frames_in_flight`` 2 gives a PipelinedBackend; those that run on the CPU are none.
     """
-    if frames_in_flight not in ((1,) if backend == "onnxruntime" else (1, 2)):
+    if frames_in_flight not in ((1,) if backend in ("onnxruntime", "openvino") else (1, 2)):
         raise UsageError(
             f"{frames_in_flight} frames in flight on {backend}", remedy="use 1, or 2 with an engine of TensorRT"
         )
@@ -34,6 +34,10 @@ def open_backend(
         from rdedge.backends.ort import OnnxRuntimeBackend
 
         return OnnxRuntimeBackend(graph_path, bundle.contract.graph)
+    if backend == "openvino":
+        from rdedge.backends.openvino import OpenVinoBackend
+
+        return OpenVinoBackend(graph_path, bundle.contract.graph)
     if backend == "tensorrt" or backend == "tensorrt-rtx":
         from rdedge.backends.trt import open_engine
 

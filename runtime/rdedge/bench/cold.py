@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -13,6 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from rdedge.bench.machine import peak_memory_mb
 from rdedge.errors import BackendError
 
 _VERDICTS = ("good", "REJECT")  # as `rdedge run` prints them
@@ -36,7 +36,7 @@ def start_cold(
 
 def _run(command: list[str]) -> tuple[float, float]:
     started = time.perf_counter()
-    first_ms = None
+    first_ms, peak_mb = None, 0.0
     with (
         tempfile.TemporaryFile("w+") as complaints,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaints, text=True) as child,
@@ -45,13 +45,12 @@ def _run(command: list[str]) -> tuple[float, float]:
         for line in child.stdout:
             if first_ms is None and any(word in line.split() for word in _VERDICTS):
                 first_ms = (time.perf_counter() - started) * 1e3
-        _, status, usage = os.wait4(child.pid, 0)  # the kernel's account of this child alone
-        child.returncode = os.waitstatus_to_exitcode(status)
-        if child.returncode != 0 or first_ms is None:
+            peak_mb = max(peak_mb, peak_memory_mb(child.pid))  # nan, once it is gone, is never more
+        if child.wait() != 0 or first_ms is None:
             complaints.seek(0)
             said = " ".join(complaints.read().split())[-300:]
             raise BackendError(
                 f"`{' '.join(command[1:])}` ended with {child.returncode} ({said or 'it said nothing'})",
                 remedy="run it by hand, or leave the cold start out with --cold-starts 0",
             )
-    return first_ms, usage.ru_maxrss / 1024
+    return first_ms, peak_mb

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
-import resource
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,9 +12,11 @@ from pathlib import Path
 from rdedge import doctor_verb
 from rdedge.backends import BackendName
 from rdedge.backends.cuda import CudaDevice, load_pycuda
+from rdedge.board.machine import is_jetson
 
 _PACKAGES = {
     "onnxruntime": ("onnxruntime",),
+    "openvino": ("openvino",),
     "tensorrt": ("tensorrt", "pycuda"),
     "tensorrt-dla0": ("tensorrt", "pycuda"),
     "tensorrt-dla1": ("tensorrt", "pycuda"),
@@ -33,12 +35,11 @@ def machine(root: Path = Path("/")) -> dict[str, str]:
         "cores": str(os.cpu_count()),
         "system": f"{platform.system()} {platform.machine()}",
     }
-    is_jetson = (root / "etc/nv_tegra_release").is_file()
-    if is_jetson:
+    if is_jetson(root):
         facts["board"] = _text(root / "proc/device-tree/model").rstrip("\0") or "unknown"
         facts["L4T"] = doctor_verb._jetpack(root).found
-        facts["power mode"] = doctor_verb._power_mode(root, is_jetson=True).found
-        facts["clocks"] = doctor_verb._clocks(root, is_jetson=True).found
+        facts["power mode"] = doctor_verb._power_mode(root).found
+        facts["clocks"] = doctor_verb._clocks(root).found
     return facts
 
 
@@ -50,9 +51,14 @@ def versions(backend: BackendName) -> dict[str, str]:
     return found | {name: _version(name) for name in _PACKAGES[backend]}
 
 
-def peak_memory_mb() -> float:
-    """Peak resident memory of this process; Linux counts it in KiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def peak_memory_mb(pid: int | str = "self") -> float:
+    """Peak resident memory of a process; nan when it is gone. ``getrusage`` would count what its parent had."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    except OSError:
+        return math.nan
+    rows = dict(row.split(":", 1) for row in status.splitlines() if ":" in row)
+    return float(rows["VmHWM"].split()[0]) / 1024 if "VmHWM" in rows else math.nan
 
 
 def device_used_mb() -> float:
