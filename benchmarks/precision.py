@@ -101,7 +101,10 @@ def main() -> None:
         f"{s.name}: {len(s.frames.good_u8)} held-out good and {len(s.frames.labelled_u8)} labelled parts"
         for s in subjects
     )
-    table = f"{ABOUT}\n\nJudged on: {judged}. Random models have untrained students: map fidelity only.\n\n"
+    table = (
+        f"{ABOUT}\n\nJudged on: {judged}. Random models have untrained students: map fidelity only, "
+        "ranks and flips of their scores say nothing.\n\n"
+    )
     packages = ("onnx", "onnxruntime", "torch", "tensorrt-rtx-cu12")
     write_results("precision", table + "\n".join(rows), figures, packages)
 
@@ -217,6 +220,7 @@ def row(
     gate, size = lowered.gate, lowered.model.ByteSize()
     quantisation = gate.quantisation
     tuning = None if quantisation is None else quantisation.fine_tuning
+    is_untrained = subject.run is None
     if tuning is not None:
         label += " (kept)" if tuning.is_kept else " (lost: plain)"
     return line(
@@ -224,8 +228,8 @@ def row(
             *(subject.name, label, f"{size / 1e6:.2f}", f"{size / len(subject.fp32):.0%}"),
             *engine_cells(engine, engine_fp32),
             *(f"{gate.map_cosine:.4f}", f"{lowered.good_map_cosine:.4f}", f"{gate.p999_abs_map:.3g}"),
-            EN_DASH if gate.score_rank_correlation is None else f"{gate.score_rank_correlation:.4f}",
-            f"{gate.verdict_flips:.1%}",
+            EN_DASH if is_untrained or gate.score_rank_correlation is None else f"{gate.score_rank_correlation:.4f}",
+            EN_DASH if is_untrained else f"{gate.verdict_flips:.1%}",
             EN_DASH if gate.auroc_change is None else f"{gate.auroc_change:+.4f}",
             str(len(gate.layers_kept_back)),
             EN_DASH if quantisation is None else quantisation.method,

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--restart", metavar="COMMAND", help="restarts the line there (systemctl restart rdedge@NAME)")
     parser.add_argument("--ssh", default="ssh", metavar="COMMAND", help="with options, if need be (%(default)s)")
     parser.add_argument(
-        "--rdedge", default="/opt/rdedge/bin/rdedge", metavar="PATH", help="the program there (%(default)s)"
+        "--rdedge", default="/opt/rdedge/venv/bin/rdedge", metavar="PATH", help="the program there (%(default)s)"
     )
 
 

@@ -25,7 +25,7 @@ _SSH_FAILED, _NOT_FOUND = 255, 127
 class Board:
     """Where to: ``address`` as ssh takes it, ``ssh``: the command for it, ``rdedge``: the program there."""
 
-    def __init__(self, address: str, *, ssh: str = "ssh", rdedge: str = "/opt/rdedge/bin/rdedge"):
+    def __init__(self, address: str, *, ssh: str = "ssh", rdedge: str = "/opt/rdedge/venv/bin/rdedge"):
         """Raises UsageError for what would be read as an option or a path."""
         if not address or address.startswith("-") or any(c in address for c in " :/") or not address.isprintable():
             raise UsageError(
