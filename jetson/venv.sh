@@ -3,7 +3,7 @@
 # venv.sh VENV WHEEL CUDA_ROOT [PIP OPTIONS...]
 # Whoever reads it in brings act, fail and say, and in LOG where output goes.
 
-EXTRAS=cpu,mqtt,modbus,gpio
+EXTRAS=cpu,mqtt,modbus,gpio,sign
 OLDEST_OPENCV=4.5.4 # Ubuntu 22.04's
 opencv_version='' numpy_version='' pip_sources=()
 

@@ -233,7 +233,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory, driver: Path) -> Path:
     with zipfile.ZipFile(wheel) as z:
         name = next(n for n in z.namelist() if n.endswith("METADATA"))
         required = Parser().parsestr(z.read(name).decode()).get_all("Requires-Dist", [])
-    extras = ('extra == "cpu"', 'extra == "mqtt"', 'extra == "modbus"', 'extra == "gpio"')
+    extras = tuple(f'extra == "{name}"' for name in ("cpu", "mqtt", "modbus", "gpio", "sign"))
     plain = [line.split(";")[0] for line in required if line.replace("'", '"').endswith(extras) or ";" not in line]
     wanted = [line for line in plain if not line.startswith(("opencv", "numpy"))]
     # A Jetson's Python is the system's, so its wheels are asked for with that one's tags.
