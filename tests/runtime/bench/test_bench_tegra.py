@@ -194,6 +194,6 @@ def test_a_jetson_says_its_board_mode_and_clocks(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("PATH", f"{nvpmodel.parent}{os.pathsep}{os.environ['PATH']}")
     facts = machine(tmp_path)
     assert facts["board"] == "NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super"
-    assert (facts["L4T"], facts["power mode"]) == ("36.4.3", "25W, not the fastest")
+    assert (facts["L4T"], facts["power mode"]) == ("36.4.3", "25W, not the fastest, MAXN_SUPER")
     assert facts["clocks"] == "may fall between parts"
     assert "board" not in machine(tmp_path / "elsewhere")
