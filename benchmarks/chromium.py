@@ -101,12 +101,21 @@ class Browser:
     def wait_for(self, script: str, *, timeout_s: float | None = None) -> Any:
         """Wait until an expression is true; returns its value."""
         until_s = time.monotonic() + (timeout_s or self.timeout_s)
-        while not (value := self.run(script)):
+        while not (value := self._run_unless_leaving(script)):
             if time.monotonic() > until_s:
                 body = self.run("document.body.innerText")
                 raise BrowserError(f"never came true: {script}; messages {self.messages}; the page says:\n{body}")
             time.sleep(0.02)
         return value
+
+    def _run_unless_leaving(self, script: str) -> Any:
+        """The value, or None while the browser goes from one page to the next."""
+        try:
+            return self.run(script)
+        except BrowserError as exc:
+            if "Inspected target navigated" not in str(exc):
+                raise
+            return None
 
     def listen(self, timeout_s: float) -> None:
         """Take up events for so long, or until one came."""

@@ -14,7 +14,7 @@ from rdedge.bundle import open_bundle
 from rdedge.cli import main
 from rdedge.errors import BackendError
 from rdedge.threshold import fit_thresholds
-from rdedge_export import selftest_verb
+from rdedge_export import selftest_engine
 from rdedge_export.engine_build import build_engine
 
 BATCH = 4  # of the six calibration frames, the second batch is half full
@@ -62,7 +62,7 @@ def test_each_frame_gets_its_own_answer(many: Path, memory: None, in_flight: int
 
 
 def test_the_selftest_passes(many: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(selftest_verb, "_MAX_SLOWDOWN", float("inf"))  # this machine is shared
+    monkeypatch.setattr(selftest_engine, "_MAX_SLOWDOWN", float("inf"))  # this machine is shared
     assert main(["selftest", str(many), "--seconds", "0.05"]) == 0
     out = capsys.readouterr().out
     assert "batches of 4: p50" in out and "batches of 4 two at a time" in out and out.endswith("11 passed, 0 failed\n")
