@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -70,7 +71,7 @@ def _tiles(record: Record) -> str:
         (f"{first.dropped:,}", f"of {first.offered:,} frames dropped"),
     ]
     if record.cold_start_ms:
-        tiles.append((_ms(sorted(record.cold_start_ms)[len(record.cold_start_ms) // 2]), "cold start, median"))
+        tiles.append((_ms(statistics.median(record.cold_start_ms)), "cold start, median"))
     return f'<div class="tiles">{"".join(f"<div><b>{big}</b><span>{text}</span></div>" for big, text in tiles)}</div>'
 
 
