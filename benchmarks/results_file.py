@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import subprocess
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
 
+from rdedge.bench.machine import machine
 from rdedge_train.versions import library_versions
 
 RESULTS = Path(__file__).parent / "results"
-
-
-def machine() -> dict[str, str]:
-    """Processor, cores and kernel."""
-    cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
-    names = [line.split(":", 1)[1].strip() for line in cpuinfo.splitlines() if line.startswith("model name")]
-    return {
-        "processor": names[0] if names else platform.processor(),
-        "cores": str(os.cpu_count()),
-        "system": f"{platform.system()} {platform.machine()}",
-    }
 
 
 def commit() -> str:

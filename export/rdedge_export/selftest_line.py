@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from ssl import SSLContext
 from urllib.parse import urlsplit
 
 from rdedge.errors import ImageError, MissingExtraError, SinkError, SourceError
 from rdedge.frames import Frame
 from rdedge.line import config as tables
 from rdedge.line.checked import Problems
+from rdedge.line.outlets import tls_context
 from rdedge.line.plan import Plan, make_plan
 from rdedge.sources import Camera, WatchLimits, is_camera, open_camera, open_source
 from rdedge.sources.health import PictureCheck
@@ -152,7 +152,7 @@ def _mqtt(plan: Plan, table: tables.Mqtt) -> str:
     client = paho.Client(CallbackAPIVersion.VERSION2)
     if table.username is not None:
         client.username_pw_set(table.username, plan.secret(table.password_file))
-    context = _tls(plan, table.tls)
+    context = tls_context(table.tls, plan.file)
     if context is not None:
         client.tls_set_context(context)
     client.on_connect = lambda _c, _u, _f, reason, _p: answer(str(reason) if reason.is_failure else "")
@@ -173,7 +173,7 @@ def _mqtt(plan: Plan, table: tables.Mqtt) -> str:
 def _webhook(plan: Plan, table: tables.Webhook) -> str:
     """The server must answer the connection; nothing is posted."""
     url = urlsplit(table.url)
-    host, context = url.hostname or "", _tls(plan, table.tls)
+    host, context = url.hostname or "", tls_context(table.tls, plan.file)
     connection = (
         http.client.HTTPSConnection(host, url.port, timeout=_TIMEOUT_S, context=context)
         if url.scheme == "https"
@@ -230,13 +230,3 @@ def _gpio(table: tables.Gpio) -> str:
     if taken:
         raise SinkError(f"{table.chip}: used already: line {', '.join(taken)}", remedy="stop what uses it")
     return f"{table.chip}, lines {lines}: free"
-
-
-def _tls(plan: Plan, table: tables.Tls | None) -> SSLContext | None:
-    from rdedge.sinks.tls import client_context
-
-    if table is None:
-        return None
-    files = (None if name is None else plan.file(name) for name in (table.ca_file, table.cert_file, table.key_file))
-    ca_file, cert_file, key_file = files
-    return client_context(ca_file=ca_file, cert_file=cert_file, key_file=key_file)

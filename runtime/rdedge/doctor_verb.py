@@ -90,8 +90,8 @@ def examine(root: Path) -> list[Finding]:
         _cuda_graph(),
         _tensorrt("tensorrt"),
         _tensorrt("tensorrt-rtx"),
-        _onnxruntime(),
-        _openvino(),
+        _cpu_engine("onnxruntime", "cpu", "also checks engines when they are built", otherwise="missing"),
+        _cpu_engine("openvino", "openvino", "INT8 on the CPU", otherwise="absent"),  # ONNX Runtime runs the same graphs
         _opencv(on_jetson=is_jetson(root)),
         _disk(Path.cwd()),
         _power_mode(root),
@@ -182,25 +182,15 @@ def _tensorrt(flavour: Flavour) -> Finding:
         return Finding(name=flavour, status="missing", found=exc.problem, remedy=exc.remedy)
 
 
-def _onnxruntime() -> Finding:
+def _cpu_engine(name: str, extra: str, use: str, *, otherwise: Status) -> Finding:
+    """``otherwise``: what its absence is."""
     try:
-        version = importlib.import_module("onnxruntime").__version__
+        version = importlib.import_module(name).__version__
     except ImportError as exc:
         return Finding(
-            name="onnxruntime", status="missing", found=f"cannot be loaded ({exc})", remedy="pip install 'rdedge[cpu]'"
+            name=name, status=otherwise, found=f"cannot be loaded ({exc})", remedy=f"pip install 'rdedge[{extra}]'"
         )
-    return Finding(name="onnxruntime", status="ok", found=f"{version}; also checks engines when they are built")
-
-
-def _openvino() -> Finding:
-    """Optional: ONNX Runtime runs the same graphs."""
-    try:
-        version = importlib.import_module("openvino").__version__
-    except ImportError as exc:
-        return Finding(
-            name="openvino", status="absent", found=f"cannot be loaded ({exc})", remedy="pip install 'rdedge[openvino]'"
-        )
-    return Finding(name="openvino", status="ok", found=f"{version}; INT8 on the CPU")
+    return Finding(name=name, status="ok", found=f"{version}; {use}")
 
 
 def _has_pygobject() -> bool:

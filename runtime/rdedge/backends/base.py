@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rdedge.contract import TensorSpec, Threshold
+from rdedge.contract import GraphSpec, TensorSpec, Threshold
 from rdedge.errors import BackendError
+
+EXPORT_AGAIN = "export the bundle again with `rdedge export`"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +78,22 @@ def check_frame(frame_u8: NDArray[np.uint8], expected: TensorSpec) -> None:
             f"the engine expects {expected.dtype} {expected.shape}, C-contiguous",
             remedy="pass pictures through rdedge.preprocess",
         )
+
+
+def check_tensors(
+    graph: GraphSpec, actual: Mapping[str, tuple[str, tuple[int, ...]]], types: Mapping[str, str], graph_path: Path
+) -> None:
+    """``actual``: type and shape of each tensor, as the engine has them; ``types``: its words for ours.
+
+    Raises BackendError where they are not those of ``graph``.
+    """
+    for spec in (graph.frame, graph.anomaly_map, graph.score):
+        expected = (types[spec.dtype], spec.shape)
+        if actual.get(spec.name) != expected:
+            got = actual.get(spec.name, "no tensor of this name")
+            raise BackendError(
+                f"{graph_path}: tensor {spec.name} is {got}, the contract says {expected}", remedy=EXPORT_AGAIN
+            )
 
 
 def batches(frames_u8: NDArray[np.uint8], size: int) -> Iterator[tuple[NDArray[np.uint8], int]]:

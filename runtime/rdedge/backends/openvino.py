@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rdedge.backends.base import Prediction, check_frame
-from rdedge.contract import GraphSpec, TensorSpec
+from rdedge.backends.base import EXPORT_AGAIN, Prediction, check_frame, check_tensors
+from rdedge.contract import GraphSpec
 from rdedge.errors import BackendError, MissingExtraError
 
-_EXPORT_AGAIN = "export the bundle again with `rdedge export`"
 _TYPES = {"uint8": "u8", "float32": "f32"}
 _CONFIG = {
     "PERFORMANCE_HINT": "LATENCY",
@@ -43,13 +42,12 @@ class OpenVinoBackend:
             _keep_behind_concatenations(model)
             compiled = openvino.Core().compile_model(model, "CPU", _CONFIG)
         except Exception as exc:  # openvino's exceptions share no base class
-            raise BackendError(f"{graph_path}: OpenVINO refuses it ({_reason(exc)})", remedy=_EXPORT_AGAIN) from exc
+            raise BackendError(f"{graph_path}: OpenVINO refuses it ({_reason(exc)})", remedy=EXPORT_AGAIN) from exc
         ports = {
             port.any_name: (port.element_type.get_type_name(), tuple(port.shape))
             for port in (*compiled.inputs, *compiled.outputs)
         }
-        for spec in (graph.frame, graph.anomaly_map, graph.score):
-            _check_tensor(spec, ports, graph_path)
+        check_tensors(graph, ports, _TYPES, graph_path)
         self._graph = graph
         self._request: openvino.InferRequest | None = compiled.create_infer_request()
 
@@ -94,12 +92,3 @@ def _reason(exc: Exception) -> str:
     """The last line of it: those before name lines of OpenVINO's own source."""
     lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
     return (lines or [type(exc).__name__])[-1][:400]
-
-
-def _check_tensor(spec: TensorSpec, actual: dict[str, tuple[str, tuple[int, ...]]], graph_path: Path) -> None:
-    expected = (_TYPES[spec.dtype], spec.shape)
-    if actual.get(spec.name) != expected:
-        got = actual.get(spec.name, "no tensor of this name")
-        raise BackendError(
-            f"{graph_path}: tensor {spec.name} is {got}, the contract says {expected}", remedy=_EXPORT_AGAIN
-        )

@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rdedge.backends.base import Prediction, check_frame
-from rdedge.contract import GraphSpec, TensorSpec
+from rdedge.backends.base import EXPORT_AGAIN, Prediction, check_frame, check_tensors
+from rdedge.contract import GraphSpec
 from rdedge.errors import BackendError, MissingExtraError
 
-_EXPORT_AGAIN = "export the bundle again with `rdedge export`"
 _TYPES = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}
 
 
@@ -35,13 +34,12 @@ class OnnxRuntimeBackend:
             session = ort.InferenceSession(str(graph_path), options, providers=["CPUExecutionProvider"])
         except Exception as exc:  # onnxruntime's exceptions share no base class
             reason = (str(exc).splitlines() or [type(exc).__name__])[0]
-            raise BackendError(f"{graph_path}: ONNX Runtime refuses it ({reason})", remedy=_EXPORT_AGAIN) from exc
+            raise BackendError(f"{graph_path}: ONNX Runtime refuses it ({reason})", remedy=EXPORT_AGAIN) from exc
         self._session: ort.InferenceSession | None = session
         self._graph = graph
         self._outputs = [graph.anomaly_map.name, graph.score.name]
         actual = {t.name: (t.type, tuple(t.shape)) for t in (*session.get_inputs(), *session.get_outputs())}
-        for spec in (graph.frame, graph.anomaly_map, graph.score):
-            _check_tensor(spec, actual, graph_path)
+        check_tensors(graph, actual, _TYPES, graph_path)
 
     def infer(self, frame_u8: NDArray[np.uint8]) -> Prediction:
         """See Backend.infer."""
@@ -58,12 +56,3 @@ class OnnxRuntimeBackend:
     def close(self) -> None:
         """See Backend.close."""
         self._session = None
-
-
-def _check_tensor(spec: TensorSpec, actual: dict[str, tuple[str, tuple[int, ...]]], graph_path: Path) -> None:
-    expected = (_TYPES[spec.dtype], spec.shape)
-    if actual.get(spec.name) != expected:
-        got = actual.get(spec.name, "no tensor of this name")
-        raise BackendError(
-            f"{graph_path}: tensor {spec.name} is {got}, the contract says {expected}", remedy=_EXPORT_AGAIN
-        )

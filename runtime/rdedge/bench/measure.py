@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -21,6 +22,7 @@ from rdedge.sinks import Sink
 from rdedge.stream import Policy, Stream
 
 _DRAIN_S = 10.0
+_KEEP_WARM_S = 0.1
 
 
 @runtime_checkable
@@ -75,8 +77,8 @@ def run_phase(
 ) -> Phase:
     """Offers the source's frames as `rdedge run` does; the first ``warm_up`` are reported apart.
 
-    ``keeps_warm``: the engine runs on a blank frame ten times a second while none comes, from the loop's own thread: a
-    part that comes in that moment waits for it. ``board``: grows while the phase runs. Raises RdedgeError.
+    ``keeps_warm``: as a line with ``keep_warm_ms``; a part that comes while the engine runs for nothing waits for it.
+    ``board``: grows while the phase runs. Raises RdedgeError.
     """
     seen: list[_Seen] = []
     timed = _TimedSinks(sinks)
@@ -88,7 +90,8 @@ def run_phase(
         seen.append(_seen(inspection, source, lane.last_verdict_s, timed.last_ms, inspector))
         source.verdict_is_out()
 
-    loop = Loop([lane], drain_s=_DRAIN_S, on_tick=_warmer(inspector) if keeps_warm else _nothing, on_shown=note)
+    keep_warm_s = _KEEP_WARM_S if keeps_warm else math.inf
+    loop = Loop([lane], drain_s=_DRAIN_S, on_tick=_nothing, on_shown=note, keep_warm_s=keep_warm_s)
     (counts,) = loop.run()
     if lane.fault is not None:
         raise lane.fault
@@ -97,15 +100,6 @@ def run_phase(
 
 def _nothing(is_alive: bool) -> None:
     """No watchdog to feed."""
-
-
-def _warmer(inspector: Inspector) -> Callable[[bool], None]:
-    blank_u8 = np.zeros(inspector.bundle.contract.graph.frame.shape, np.uint8)
-
-    def warm(is_alive: bool) -> None:
-        inspector.backend.infer(blank_u8)
-
-    return warm
 
 
 def _seen(

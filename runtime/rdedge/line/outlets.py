@@ -130,7 +130,7 @@ class Outlets:
             topic=table.topic,
             username=table.username,
             password=self._secret(table.password_file),
-            tls=self._context(table.tls),
+            tls=tls_context(table.tls, self._file),
             session=self._session,
             camera=self._camera,
             spool=self._folder / "spool-mqtt",
@@ -145,7 +145,7 @@ class Outlets:
         return WebhookSink(
             url=table.url,
             secret=self._secret(table.secret_file),
-            tls=self._context(table.tls),
+            tls=tls_context(table.tls, self._file),
             session=self._session,
             camera=self._camera,
             spool=self._folder / "spool-webhook",
@@ -182,13 +182,14 @@ class Outlets:
             on_event=self._on_event,
         )
 
-    def _context(self, table: tables.Tls | None) -> SSLContext | None:
-        from rdedge.sinks.tls import client_context
 
-        if table is None:
-            return None
-        files = (
-            None if name is None else self._file(name) for name in (table.ca_file, table.cert_file, table.key_file)
-        )
-        ca_file, cert_file, key_file = files
-        return client_context(ca_file=ca_file, cert_file=cert_file, key_file=key_file)
+def tls_context(table: tables.Tls | None, file: File) -> SSLContext | None:
+    """Of a sink's ``tls`` table; ``file``: its names to paths. Raises UsageError."""
+    from rdedge.sinks.tls import client_context
+
+    if table is None:
+        return None
+    ca_file, cert_file, key_file = (
+        None if name is None else file(name) for name in (table.ca_file, table.cert_file, table.key_file)
+    )
+    return client_context(ca_file=ca_file, cert_file=cert_file, key_file=key_file)
