@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peers.environments import ROOT
-from rdedge_export.gate import DEFAULT_BUDGET, map_cosines
+from rdedge_export.gate import DEFAULT_BUDGET
+from rdedge_export.map_cosine import map_cosines
 from rdedge_train.report import EN_DASH
 
 WORKER = Path(__file__).resolve().parent / "worker.py"

@@ -1,4 +1,4 @@
-"""``rdedge engine``: builds a bundle's engine on the device that will run it; needs no training stack."""
+"""``rdedge engine``: builds, or for OpenVINO measures, an engine on the machine that will run it; needs no torch."""
 
 from __future__ import annotations
 
@@ -8,21 +8,25 @@ from collections import Counter
 from pathlib import Path
 from typing import get_args
 
-from rdedge.bundle import open_bundle
+from rdedge.bundle import Bundle, open_bundle
 from rdedge.contract import Precision
+from rdedge.cpu_proof import proof_path
 from rdedge.engines import EngineRecord, Flavour, engine_paths
 from rdedge.errors import UsageError
 from rdedge.text import printable
+from rdedge_export.cpu_engine import prove
 from rdedge_export.engine_build import build_engine
 
 _NAME_WIDTH = 90
+_CPU = "openvino"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's command line."""
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder that `rdedge export --out` made")
     parser.add_argument("--precision", choices=get_args(Precision), default="fp32", help="graph to build (%(default)s)")
-    parser.add_argument("--backend", choices=get_args(Flavour), default="tensorrt", help="library (%(default)s)")
+    backends = (*get_args(Flavour), _CPU)
+    parser.add_argument("--backend", choices=backends, default="tensorrt", help="library (%(default)s)")
     parser.add_argument("--if-needed", action="store_true", help="keep an engine that already fits this device")
     parser.add_argument(
         "--dla",
@@ -39,6 +43,8 @@ def execute(args: argparse.Namespace) -> int:
     if args.workspace_mb is not None and args.workspace_mb < 1:
         raise UsageError(f"--workspace-mb {args.workspace_mb}", remedy="give a number of megabytes, or leave it out")
     bundle = open_bundle(args.bundle)
+    if args.backend == _CPU:
+        return _prove(bundle, args)
     record, was_built = build_engine(
         bundle,
         args.precision,
@@ -53,11 +59,30 @@ def execute(args: argparse.Namespace) -> int:
     print(f"{'built' if was_built else 'kept'} {printable(str(path))}, {record.engine_bytes / 1e6:.1f} MB")
     for line in _describe(record):
         print(f"  {line}")
+    _say_next(args, record.key.backend)
+    return 0
+
+
+def _prove(bundle: Bundle, args: argparse.Namespace) -> int:
+    """For OpenVINO, whose engines are made when they are loaded, so that only a measurement is kept."""
+    if args.dla is not None or args.workspace_mb is not None:
+        raise UsageError("--dla and --workspace-mb are TensorRT's", remedy="leave them out, or use --backend tensorrt")
+    proof, was_measured = prove(bundle, args.precision, if_needed=args.if_needed)
+    key = proof.key
+    print(f"{'measured' if was_measured else 'kept'} {printable(str(proof_path(bundle, key)))}")
+    print(f"  OpenVINO {printable(key.version)} on {printable(key.processor)}")
+    print(f"  map cosine to FP32 {proof.map_cosine:.4f} or more, {proof.flipped} of {proof.frames} verdicts flip")
+    print(f"  {proof.median_ms:.2f} ms a call (median), ONNX Runtime in FP32 {proof.onnxruntime_fp32_median_ms:.2f} ms")
+    print(f"  image threshold refitted to {proof.image_threshold.value:.4g}")
+    _say_next(args, _CPU)
+    return 0
+
+
+def _say_next(args: argparse.Namespace, backend: str) -> None:
     print(
-        f"next: rdedge run {printable(str(args.bundle))} --backend {record.key.backend} --precision {args.precision}"
+        f"next: rdedge run {printable(str(args.bundle))} --backend {backend} --precision {args.precision}"
         " --source FOLDER_OR_VIDEO"
     )
-    return 0
 
 
 def _describe(record: EngineRecord) -> list[str]:

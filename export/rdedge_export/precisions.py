@@ -13,8 +13,9 @@ from onnx import ModelProto
 from rdedge.contract import Gate, Precision, QuantisationSpec, RangeMethod
 from rdedge.errors import ExportError
 from rdedge_export.fp16 import FP16_MAX, as_stored, unfit_for_fp16, with_fp16
-from rdedge_export.gate import Distance, Gatekeeper, Sensitivity, map_cosines, put_back_until, run
+from rdedge_export.gate import Distance, Gatekeeper, Sensitivity, put_back_until, run
 from rdedge_export.graph_view import GraphView, Layer
+from rdedge_export.map_cosine import map_cosines
 from rdedge_export.observers import RANGE_METHODS, Observed, largest_magnitudes, observe
 from rdedge_export.parity import Answers
 from rdedge_export.qdq import quantisable, quantised, tensors_to_observe

@@ -18,6 +18,7 @@ from rdedge.bundle import Bundle
 from rdedge.contract import Precision
 from rdedge.engines import ENGINES_FOLDER, EngineRecord, Flavour
 from rdedge.errors import BackendError, UsageError
+from rdedge_export.cpu_engine import prove
 from rdedge_export.engine_build import build_engine
 from rdedge_export.selftest_result import Result, tried
 
@@ -47,13 +48,21 @@ def examine_engines(bundle: Bundle, flavour: Flavour, seconds: float, dla_core: 
         yield from _examine_engine(bundle, precision, flavour, seconds, core)
 
 
-def examine_cpu(bundle: Bundle, seconds: float) -> Iterator[Result]:
-    """ONNX Runtime, where it is the line's engine: of each precision answers and pace."""
+def examine_cpu(bundle: Bundle, backend: BackendName, seconds: float) -> Iterator[Result]:
+    """ONNX Runtime or OpenVINO, where it is the line's engine: of each precision answers and pace.
+
+    OpenVINO is measured against FP32 first, and its proof is left in the bundle, as engines are.
+    """
     for precision in bundle.contract.precisions:
-        answers = tried(f"{precision} answers", partial(_answers, bundle, precision))
+        if backend == "openvino" and precision != "fp32":
+            proven = tried(f"{precision} distance", partial(_prove, bundle, precision))
+            yield proven
+            if not proven.has_passed:
+                continue
+        answers = tried(f"{precision} answers", partial(_answers, bundle, precision, backend))
         yield answers
         if answers.has_passed:
-            yield tried(f"{precision} pace", partial(_pace, bundle, precision, "onnxruntime", seconds))
+            yield tried(f"{precision} pace", partial(_pace, bundle, precision, backend, seconds))
 
 
 def dla_engines_of(bundle: Bundle) -> list[tuple[Precision, int]]:
@@ -111,19 +120,25 @@ def _numbers(record: EngineRecord) -> str:
     return f"within {worst:.2%} of ONNX Runtime on {record.check.frames} good parts"
 
 
-def _answers(bundle: Bundle, precision: Precision) -> str:
+def _prove(bundle: Bundle, precision: Precision) -> str:
+    proof, was_measured = prove(bundle, precision, if_needed=True)
+    how = "measured" if was_measured else "kept"
+    return f"{how}, map cosine {proof.map_cosine:.4f} to FP32, {proof.flipped} of {proof.frames} verdicts flip"
+
+
+def _answers(bundle: Bundle, precision: Precision, backend_name: BackendName) -> str:
     """Good parts of the bundle must pass, and a frame get the same answer twice. Raises RdedgeError."""
-    spec = bundle.precision_spec(precision)
-    threshold = spec.image_threshold.value
     frames_u8 = bundle.calibration_frames()
     batch = bundle.contract.graph.frame.shape[0]
-    with closing(open_backend(bundle, backend="onnxruntime", precision=precision)) as backend:
+    with closing(open_backend(bundle, backend=backend_name, precision=precision)) as backend:
+        image_threshold, _ = backend.thresholds or (bundle.precision_spec(precision).image_threshold, None)
         scores = infer_all(backend, frames_u8, batch).score
         again = float(infer_all(backend, frames_u8[:1], batch).score[0])
+    threshold = image_threshold.value
     above = int((scores > threshold).sum())
     text = f"{above} of {len(scores)} good parts above the threshold {threshold:.4g}, scores up to {scores.max():.4g}"
     if not np.isfinite(scores).all() or above > max(1.0, _MAX_REJECT_SHARE * len(scores)):
-        raise BackendError(text, remedy="update or change ONNX Runtime, and report it")
+        raise BackendError(text, remedy=f"update or change {backend_name}, and report it")
     if abs(again - scores[0]) > _SAME_SHARE * threshold:
         raise BackendError(
             f"one frame scored {scores[0]:.4g}, then {again:.4g}", remedy="check the memory of this machine"

@@ -26,8 +26,8 @@ from rdedge_export.selftest_engine import examine_cpu, examine_engines
 from rdedge_export.selftest_line import examine_camera, examine_line
 from rdedge_export.selftest_result import Result
 
-_BACKENDS = (*get_args(Flavour), "onnxruntime")
-_PACKAGES = ("rdedge", "numpy", "opencv-python-headless", "onnxruntime", "tensorrt", "pycuda")
+_BACKENDS = (*get_args(Flavour), "onnxruntime", "openvino")
+_PACKAGES = ("rdedge", "numpy", "opencv-python-headless", "onnxruntime", "openvino", "tensorrt", "pycuda")
 _ROOT = Path("/")
 
 
@@ -70,8 +70,8 @@ def examine(bundle: Bundle, args: argparse.Namespace) -> Iterator[Result]:
     events: list[Event] = []
     watch = HeatWatch(events.append, root=_ROOT)
     try:
-        if args.backend == "onnxruntime":
-            yield from examine_cpu(bundle, args.seconds)
+        if args.backend in ("onnxruntime", "openvino"):
+            yield from examine_cpu(bundle, args.backend, args.seconds)
         else:
             yield from examine_engines(bundle, args.backend, args.seconds, args.dla)
         after = read_heat(_ROOT)

@@ -14,7 +14,8 @@ from rdedge.line.config import LineConfig, read_config, refusal
 def commands(path: Path, config: LineConfig) -> list[list[str]]:
     """Arguments of `rdedge`, once a bundle; none where the line needs no engine. Relative paths begin at the file."""
     flavour, _, dla_core = config.backend.partition("-dla")
-    if not flavour.startswith("tensorrt"):
+    is_measured = flavour == "openvino" and config.precision != "fp32"  # see rdedge.cpu_proof
+    if not flavour.startswith("tensorrt") and not is_measured:
         return []
     options = ["--precision", config.precision, "--backend", flavour, "--if-needed"]
     if dla_core:

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 from onnx import TensorProto
 
+from rdedge.backends import BackendName, infer_all, open_backend
+from rdedge.backends.openvino import proof_key
 from rdedge.backends.ort import OnnxRuntimeBackend
 from rdedge.bundle import Bundle, open_bundle
 from rdedge.cli import main
+from rdedge.contract import Precision
+from rdedge.cpu_proof import read_proof
 from rdedge.threshold import fit_thresholds
 from rdedge_export.calibration import read_calibration
 from rdedge_export.fp16 import FP16_MAX, as_stored
 from rdedge_export.graph_view import float_types
+from rdedge_export.map_cosine import map_cosines
 from rdedge_export.observers import largest_magnitudes
 from rdedge_train.data import find_images, read_frames
 from rdedge_train.run_folder import FinishedRun, open_run
@@ -71,6 +78,27 @@ def test_the_bundle_holds_three_graphs_each_smaller(bundle: Bundle) -> None:
     sizes = [(bundle.path / spec.file).stat().st_size for spec in bundle.contract.precisions.values()]
     # The head's directions take as many bytes in each: they are FP16 from the start.
     assert sizes[1] <= 0.55 * sizes[0] and sizes[2] <= 0.38 * sizes[0]
+
+
+def test_openvino_runs_the_quantised_graph_as_it_was_measured(
+    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = Bundle(Path(shutil.copytree(bundle.path, tmp_path / "bundle")), bundle.contract)
+    assert main(["engine", str(own.path), "--backend", "openvino", "--precision", "int8"]) == 0
+    proof = read_proof(own, proof_key(own, "int8"))
+    frames_u8 = own.calibration_frames()
+
+    def maps(graph: Precision, backend: BackendName) -> NDArray[np.float32]:
+        with closing(open_backend(own, backend=backend, precision=graph)) as opened:
+            return infer_all(opened, frames_u8, 1).anomaly_map[:, 0]
+
+    fp32 = maps("fp32", "onnxruntime")
+    by_openvino = map_cosines(fp32, maps("int8", "openvino"))
+    assert by_openvino.min() == pytest.approx(proof.map_cosine, abs=1e-5)
+    assert by_openvino.mean() < 0.99999, "INT8 costs something"
+    assert by_openvino.mean() > map_cosines(fp32, maps("int8", "onnxruntime")).mean() - 0.05, "but no more than it must"
+    capsys.readouterr()
+    assert main(["info", str(own.path)]) == 0, "a proof in the bundle is none of its hashed files"
 
 
 def test_each_precision_has_thresholds_of_its_own_scores(bundle: Bundle) -> None:

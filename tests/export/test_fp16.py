@@ -11,8 +11,9 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from rdedge.errors import ExportError
 from rdedge_export.fp16 import as_stored, unfit_for_fp16, with_fp16
-from rdedge_export.gate import map_cosines, run
+from rdedge_export.gate import run
 from rdedge_export.graph_view import GraphView, float_types
+from rdedge_export.map_cosine import map_cosines
 from rdedge_export.observers import largest_magnitudes
 
 SIZE_HW = (64, 64)

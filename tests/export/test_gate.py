@@ -17,11 +17,11 @@ from rdedge_export.gate import (
     Budget,
     GateFrames,
     Gatekeeper,
-    map_cosines,
     put_back_until,
     rank_correlation,
 )
 from rdedge_export.graph import graph_spec, onnx_graph
+from rdedge_export.map_cosine import map_cosines
 from rdedge_export.precisions import Calibration, Lowering
 from rdedge_train.model import Detector
 from rdedge_train.teachers import load_teacher_weights

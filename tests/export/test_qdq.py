@@ -10,8 +10,9 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from rdedge.errors import ExportError
 from rdedge_export.fp16 import as_stored, with_fp16
-from rdedge_export.gate import map_cosines, run
+from rdedge_export.gate import run
 from rdedge_export.graph_view import GraphView, float_types
+from rdedge_export.map_cosine import map_cosines
 from rdedge_export.observers import observe
 from rdedge_export.qdq import Quantised, quantisable, quantised, tensors_to_observe
 

@@ -161,6 +161,7 @@ def line_engines() -> ModuleType:
         ("tensorrt", ["--backend", "tensorrt", "--if-needed"]),
         ("tensorrt-rtx", ["--backend", "tensorrt-rtx", "--if-needed"]),
         ("tensorrt-dla1", ["--backend", "tensorrt", "--if-needed", "--dla", "1"]),
+        ("openvino", ["--backend", "openvino", "--if-needed"]),
         ("onnxruntime", None),
         ("fake", None),
     ],
@@ -177,6 +178,13 @@ def test_each_bundle_of_a_line_gets_the_engine_it_asks_for(
     wanted = [str(tmp_path / "bundle"), "/data/other"] if options is not None else []
     expected = [["engine", bundle, "--precision", "fp16", *(options or [])] for bundle in wanted]
     assert line_engines.commands(file, read_config(file)) == expected
+
+
+def test_openvino_in_fp32_needs_no_engine(tmp_path: Path, line_engines: ModuleType) -> None:
+    file = tmp_path / "line.toml"
+    camera = '[[camera]]\nname = "a"\nuri = "csi://0"\npolicy = "latest"\n'
+    file.write_text(f'bundle = "bundle"\nout = "out"\nbackend = "openvino"\nprecision = "fp32"\n{camera}')
+    assert line_engines.commands(file, read_config(file)) == []
 
 
 def test_a_wrong_file_and_a_missing_bundle_are_told(

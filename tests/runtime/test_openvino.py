@@ -17,6 +17,8 @@ from rdedge.contract import GraphSpec, TensorSpec
 from rdedge.errors import BackendError, MissingExtraError
 
 SIDE, CHANNELS = 16, 32
+SIGNED, UNSIGNED = (np.int8(0), 127), (np.uint8(0), 255)  # zero point and steps up to the limit of what a ReLU gave
+Rounding = tuple[np.int8 | np.uint8, int]
 FRAME = np.random.default_rng(0).integers(0, 256, (1, SIDE, SIDE, 3), dtype=np.uint8)
 GRAPH = GraphSpec(
     opset=17,
@@ -43,8 +45,8 @@ def as_model(nodes: list[NodeProto], constants: dict[str, np.ndarray]) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def convolutions(*, with_int8: bool) -> bytes:
-    """Two convolutions and their maximum; the second with Q/DQ pairs as rdedge_export.qdq writes them."""
+def convolutions(*, with_int8: bool, rounding: Rounding = SIGNED) -> bytes:
+    """Two convolutions and their maximum; the second with Q/DQ pairs as rdedge_export.qdq writes them, if signed."""
     rng = np.random.default_rng(1)
     last = rng.normal(0.0, 1.0 / CHANNELS, (1, CHANNELS, 3, 3)).astype(np.float32)
     scale = np.abs(last).max(axis=(1, 2, 3)) / np.float32(127)
@@ -55,8 +57,8 @@ def convolutions(*, with_int8: bool) -> bytes:
         "last_int8": np.rint(last / scale).astype(np.int8),
         "last_scale": scale,
         "zeros": np.zeros(1, np.int8),
-        "zero": np.int8(0),
-        "scale": np.float32(4.0 / 127),
+        "zero": rounding[0],
+        "scale": np.float32(4.0 / rounding[1]),
     }
     nodes = [
         helper.make_node("Cast", ["frame"], ["pixels"], to=TensorProto.FLOAT),
@@ -82,9 +84,10 @@ def convolutions(*, with_int8: bool) -> bytes:
 
 @pytest.mark.parametrize("with_int8", [False, True], ids=["fp32", "int8"])
 def test_it_answers_as_onnx_runtime_does(tmp_path: Path, with_int8: bool) -> None:
-    path = tmp_path / "model.onnx"
+    path, reference = tmp_path / "model.onnx", tmp_path / "reference.onnx"
     path.write_bytes(convolutions(with_int8=with_int8))
-    got, expected = OpenVinoBackend(path, GRAPH).infer(FRAME), OnnxRuntimeBackend(path, GRAPH).infer(FRAME)
+    reference.write_bytes(convolutions(with_int8=with_int8, rounding=UNSIGNED))  # what is never negative, on the CPU
+    got, expected = OpenVinoBackend(path, GRAPH).infer(FRAME), OnnxRuntimeBackend(reference, GRAPH).infer(FRAME)
     largest = float(np.abs(expected.anomaly_map).max())
     # bfloat16, OpenVINO's default on processors that have it, is off by 4e-3; one INT8 step of one feature by 1e-3
     tolerance = (2e-3 if with_int8 else 1e-5) * largest
@@ -92,14 +95,15 @@ def test_it_answers_as_onnx_runtime_does(tmp_path: Path, with_int8: bool) -> Non
     np.testing.assert_allclose(got.score, got.anomaly_map.max(), rtol=1e-6)
 
 
-def branches() -> bytes:
+def branches(rounding: Rounding = SIGNED) -> bytes:
     """Three branches of different scale, concatenated, rounded to INT8 together, and summed by a convolution."""
     rng = np.random.default_rng(2)
     constants: dict[str, np.ndarray] = {
         "full": np.float32(255.0),
         "zero": np.int8(0),
         "unit_scale": np.float32(1.0 / 127),
-        "scale": np.float32(60.0 / 127),
+        "zero_together": rounding[0],
+        "scale": np.float32(60.0 / rounding[1]),
     }
     nodes = [
         helper.make_node("Cast", ["frame"], ["pixels"], to=TensorProto.FLOAT),
@@ -123,8 +127,8 @@ def branches() -> bytes:
         nodes.append(helper.make_node("Relu", [f"sums{index}"], [f"branch{index}"]))
     nodes += [
         helper.make_node("Concat", ["branch0", "branch1", "branch2"], ["together"], axis=1),
-        helper.make_node("QuantizeLinear", ["together", "scale", "zero"], ["together_int8"]),
-        helper.make_node("DequantizeLinear", ["together_int8", "scale", "zero"], ["together_back"]),
+        helper.make_node("QuantizeLinear", ["together", "scale", "zero_together"], ["together_int8"]),
+        helper.make_node("DequantizeLinear", ["together_int8", "scale", "zero_together"], ["together_back"]),
     ]
     convolve("together_back", "anomaly_map", (1, 3 * CHANNELS), 1.0)
     nodes.append(helper.make_node("ReduceMax", ["anomaly_map"], ["score"], axes=[1, 2, 3], keepdims=0))
@@ -132,9 +136,10 @@ def branches() -> bytes:
 
 
 def test_rounding_behind_a_concatenation_stays_there(tmp_path: Path) -> None:
-    path = tmp_path / "model.onnx"
+    path, reference = tmp_path / "model.onnx", tmp_path / "reference.onnx"
     path.write_bytes(branches())
-    got, expected = OpenVinoBackend(path, GRAPH).infer(FRAME), OnnxRuntimeBackend(path, GRAPH).infer(FRAME)
+    reference.write_bytes(branches(UNSIGNED))
+    got, expected = OpenVinoBackend(path, GRAPH).infer(FRAME), OnnxRuntimeBackend(reference, GRAPH).infer(FRAME)
     error = np.abs(got.anomaly_map - expected.anomaly_map).max()
     assert error < 0.02 * expected.anomaly_map.std(), "it is of the size of the map where OpenVINO moves the rounding"
 

@@ -35,9 +35,9 @@ def open_backend(
 
         return OnnxRuntimeBackend(graph_path, bundle.contract.graph)
     if backend == "openvino":
-        from rdedge.backends.openvino import OpenVinoBackend
+        from rdedge.backends.openvino import open_proven
 
-        return OpenVinoBackend(graph_path, bundle.contract.graph)
+        return open_proven(bundle, precision)
     if backend == "tensorrt" or backend == "tensorrt-rtx":
         from rdedge.backends.trt import open_engine
 

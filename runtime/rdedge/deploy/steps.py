@@ -53,7 +53,8 @@ def run(what: str, command: str | Sequence[str], *, limit_s: float, remedy: str)
 
 def engine_command(bundle: Path, backend: BackendName, precision: Precision) -> list[str] | None:
     """What builds the engine that a line will open; None: it needs none."""
-    if not backend.startswith("tensorrt"):
+    is_measured = backend == "openvino" and precision != "fp32"  # see rdedge.cpu_proof
+    if not backend.startswith("tensorrt") and not is_measured:
         return None
     flavour, _, dla_core = backend.partition("-dla")
     options = ["--if-needed", "--precision", precision, "--backend", flavour]

@@ -1,0 +1,107 @@
+"""Measures a precision of a bundle in OpenVINO on this machine: is it near enough to FP32, how fast, its thresholds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import datetime, timezone
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rdedge.backends import Backend, batches, open_backend
+from rdedge.backends.openvino import OpenVinoBackend, proof_key
+from rdedge.bundle import Bundle
+from rdedge.contract import Precision
+from rdedge.cpu_proof import Proof, read_proof, write_proof
+from rdedge.errors import BackendError, UsageError
+from rdedge.threshold import fit_thresholds, refit_method
+from rdedge_export.map_cosine import map_cosines
+
+_WARM_UP_CALLS = 5
+_LEAST_CALLS = 40  # timed, of each engine
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """Of one engine on n frames: maps float32 (n, H, W), scores float32 (n,), and the median time of a call."""
+
+    maps: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    median_ms: float
+
+
+def prove(bundle: Bundle, precision: Precision, *, if_needed: bool) -> tuple[Proof, bool]:
+    """The proof for this machine, and whether it was measured now. ``if_needed``: keep one that holds.
+
+    Raises BackendError beyond the gate's budget, MissingExtraError, BundleError, UsageError, OSError; an older proof
+    stays then.
+    """
+    gate = bundle.precision_spec(precision).gate
+    if gate is None:
+        raise UsageError(
+            f"{precision} needs no measurement for OpenVINO: it rounds as ONNX Runtime does",
+            remedy=f"rdedge run {bundle.path} --backend openvino",
+        )
+    key = proof_key(bundle, precision)
+    if if_needed:
+        try:
+            return read_proof(bundle, key), False
+        except BackendError:
+            pass
+    frames_u8 = bundle.calibration_frames()
+    graph = bundle.contract.graph
+    batch = graph.frame.shape[0]
+    expected = _measure(lambda: open_backend(bundle), frames_u8, batch)
+    got = _measure(lambda: OpenVinoBackend(bundle.graph_path(precision), graph), frames_u8, batch)
+    if not (np.isfinite(got.maps).all() and np.isfinite(got.scores).all()):
+        raise BackendError(f"{precision} with OpenVINO answers NaN or infinity", remedy=_OTHER)
+    limit = bundle.precision_spec(precision).image_threshold
+    image_threshold, pixel_threshold = fit_thresholds(got.maps, got.scores, limit.target_rate, refit_method(limit))
+    fp32_threshold, _ = fit_thresholds(expected.maps, expected.scores, limit.target_rate, refit_method(limit))
+    flips = (got.scores > image_threshold.value) != (expected.scores > fp32_threshold.value)
+    proof = Proof(
+        schema_version=1,
+        created_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        key=key,
+        frames=len(frames_u8),
+        map_cosine=float(map_cosines(expected.maps, got.maps).min()),
+        flipped=int(flips.sum()),
+        median_ms=got.median_ms,
+        onnxruntime_fp32_median_ms=expected.median_ms,
+        image_threshold=image_threshold,
+        pixel_threshold=pixel_threshold,
+        proof_sha256="0" * 64,
+    )
+    is_near = proof.map_cosine >= gate.min_map_cosine
+    if not is_near or proof.flipped > max(1, int(gate.max_verdict_flips * proof.frames)):
+        raise BackendError(
+            f"{precision} with OpenVINO {key.version} on this {key.processor} is too far from FP32: map cosine "
+            f"{proof.map_cosine:.4f} (at least {gate.min_map_cosine:g} is asked for), {proof.flipped} of "
+            f"{proof.frames} verdicts flip",
+            remedy=_OTHER,
+        )
+    return write_proof(bundle, proof), True
+
+
+_OTHER = "nothing was written; use FP32, or --backend onnxruntime, and report this processor and version"
+
+
+def _measure(open_engine: Callable[[], Backend], frames_u8: NDArray[np.uint8], batch: int) -> _Measured:
+    """Alone, so that no other engine's threads take its time: answers to all frames, then calls until enough."""
+    with closing(open_engine()) as backend:
+        calls = list(batches(frames_u8, batch))
+        answers = [(backend.infer(batch_u8), count) for batch_u8, count in calls]
+        times_ms = []
+        for index in range(-_WARM_UP_CALLS, max(_LEAST_CALLS, len(calls))):
+            started_s = time.perf_counter()
+            backend.infer(calls[index % len(calls)][0])
+            if index >= 0:
+                times_ms.append((time.perf_counter() - started_s) * 1e3)
+    return _Measured(
+        maps=np.concatenate([answer.anomaly_map[:count, 0] for answer, count in answers]),
+        scores=np.concatenate([answer.score[:count] for answer, count in answers]),
+        median_ms=float(np.median(times_ms)),
+    )

@@ -1,0 +1,123 @@
+"""What OpenVINO was seen to do with a bundle's graph on this machine: its distance from FP32, its time, its thresholds.
+
+The export's gate judges a precision by ONNX Runtime, which computes Q/DQ pairs as they are written. OpenVINO fuses and
+rounds in ways of its own, which differ between processors and versions. So what it runs below FP32 is measured where it
+runs, by `rdedge engine --backend openvino`, as a built engine of TensorRT is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from rdedge.atomic import write_bytes
+from rdedge.bundle import Bundle
+from rdedge.contract import Precision, Sha256, Threshold
+from rdedge.engines import ENGINES_FOLDER
+from rdedge.errors import BackendError
+
+_MAX_BYTES = 1 << 16
+_UNSEALED = "0" * 64
+# What kernels for INT8 and 16-bit numbers are chosen by, as /proc/cpuinfo names it on x86 and on Arm.
+_ON_X86 = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
+_ON_ARM = ("asimddp", "i8mm", "bf16", "sve")
+
+
+class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of every part of a proof: immutable, all keys required, no other keys."""
+
+
+class ProofKey(_Strict, frozen=True):
+    """What was measured; a proof holds where all of it is the same."""
+
+    version: str  # of OpenVINO
+    processor: str  # and its instructions
+    precision: Precision
+    onnx_sha256: Sha256
+
+    @property
+    def name(self) -> str:
+        """Stem of the proof's file."""
+        where = hashlib.sha256(f"{self.version} {self.processor}".encode()).hexdigest()[:8]
+        return f"{self.precision}-openvino-{where}-{self.onnx_sha256[:12]}"
+
+
+class Proof(_Strict, frozen=True):
+    """Distance from FP32 in ONNX Runtime on ``frames`` held-out good parts, and both engines' times a frame."""
+
+    schema_version: Literal[1]
+    created_utc: str
+    key: ProofKey
+    frames: int
+    map_cosine: float  # of maps less their means; lowest of all frames
+    flipped: int  # verdicts, each engine's by its own threshold
+    median_ms: float
+    onnxruntime_fp32_median_ms: float
+    image_threshold: Threshold  # refitted on the engine's own answers
+    pixel_threshold: Threshold
+    proof_sha256: Sha256
+
+
+def proof_path(bundle: Bundle, key: ProofKey) -> Path:
+    """Where a proof lies; it need not exist."""
+    return bundle.path / ENGINES_FOLDER / f"{key.name}.json"
+
+
+def prove_command(bundle: Bundle, precision: Precision) -> str:
+    """What to type to measure it."""
+    return f"measure it here with `rdedge engine {bundle.path} --precision {precision} --backend openvino`"
+
+
+def write_proof(bundle: Bundle, proof: Proof) -> Proof:
+    """Sealed, in place of any older one. Raises OSError, e.g. on a full disk."""
+    sealed = msgspec.structs.replace(proof, proof_sha256=_digest(proof))
+    path = proof_path(bundle, proof.key)
+    path.parent.mkdir(exist_ok=True)
+    write_bytes(path, msgspec.json.format(msgspec.json.encode(sealed), indent=2) + b"\n")
+    return sealed
+
+
+def read_proof(bundle: Bundle, key: ProofKey) -> Proof:
+    """The proof for this machine. Raises BackendError if there is none, or it was altered."""
+    path, remedy = proof_path(bundle, key), prove_command(bundle, key.precision)
+    if not path.is_file():  # nor a pipe, which would make us wait
+        raise BackendError(
+            f"{bundle.path}: {key.precision} was not measured with OpenVINO {key.version} on this {key.processor}",
+            remedy=remedy,
+        )
+    try:
+        with path.open("rb") as f:
+            proof = msgspec.json.decode(f.read(_MAX_BYTES), type=Proof)
+    except OSError as exc:
+        raise BackendError(f"{path}: cannot be read ({exc.strerror})", remedy=remedy) from exc
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise BackendError(f"{path}: is not what `rdedge engine` wrote ({exc})", remedy=remedy) from exc
+    if _digest(proof) != proof.proof_sha256 or proof.key != key:
+        raise BackendError(f"{path}: was changed since it was measured, or is of another machine", remedy=remedy)
+    return proof
+
+
+def _digest(proof: Proof) -> str:
+    """Hash of all of a proof but this hash itself."""
+    return hashlib.sha256(msgspec.json.encode(msgspec.structs.replace(proof, proof_sha256=_UNSEALED))).hexdigest()
+
+
+def processor_name(root: Path = Path("/")) -> str:
+    """Model of the processor, or of the board where it has no name, and those instructions that engines choose by."""
+    try:
+        rows = (root / "proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        rows = []
+    facts = {name.strip(): value.strip() for name, _, value in (row.partition(":") for row in rows)}
+    try:
+        board = (root / "proc/device-tree/model").read_text(encoding="utf-8", errors="replace").rstrip("\0")
+    except OSError:
+        board = ""
+    model = facts.get("model name") or board or platform.processor() or platform.machine()
+    has = set(facts.get("flags", facts.get("Features", "")).split())
+    instructions = [name for name in (*_ON_X86, *_ON_ARM) if name in has]
+    return f"{model} ({', '.join(instructions)})" if instructions else model
