@@ -25,7 +25,7 @@ from rdedge_export.calibration import read_calibration
 from rdedge_export.fp16 import FP16_MAX, as_stored
 from rdedge_export.graph_view import float_types
 from rdedge_export.map_cosine import map_cosines
-from rdedge_export.observers import largest_magnitudes
+from rdedge_export.observers import RANGE_METHODS, largest_magnitudes
 from rdedge_train.data import find_images, read_frames
 from rdedge_train.run_folder import FinishedRun, open_run
 from rdedge_train.sample import SamplePlan, make_sample
@@ -156,7 +156,7 @@ def test_the_report_shows_both_plots(bundle: Bundle) -> None:
     page = (bundle.path / "report.html").read_text(encoding="utf-8")
     for expected in ("FP16 against FP32", "INT8 against FP32", "Scores in INT8 and FP32", "Cost of each layer in INT8"):
         assert page.count(expected) == 1
-    assert "stays FP32: " in page
+    assert all(f"<li>calibrated by {method}: map cosine 0." in page for method in RANGE_METHODS)
     assert page.count('<circle class="bar good"') == 2 * (5 + 6)
     assert page.count('<circle class="bar defective"') == 2 * 8
 

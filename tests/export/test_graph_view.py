@@ -73,6 +73,10 @@ def test_a_constant_that_halves_only_at_a_cost_stays_whole(with_position_head: M
     assert "head.mean" in stored and "head.whitening_fp16" in stored
 
 
+def test_what_is_unfit_for_fp16_is_told(resnet: ModelProto) -> None:
+    assert "clamp_min stays FP32: FP16 makes its constant 1e-16 zero" in lowering(resnet).fp16().notes
+
+
 def test_int8_ends_before_the_head(with_position_head: ModelProto) -> None:
     calibration = Calibration(frames_u8=squares_u8(8, 1), sha256="a" * 64, source="squares")
     lowered = lowering(with_position_head).int8(calibration)
