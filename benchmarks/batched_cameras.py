@@ -76,7 +76,7 @@ def main() -> None:
         bundles = make_bundles(args.work or Path(scratch), args.cameras)
         interval_s = 0.0
         for batch, bundle in bundles.items():
-            assert open_bundle(bundle).contract.graph.frame.shape[0] == batch
+            assert open_bundle(bundle).contract.graph.batch == batch
             rates = sorted(run_line(bundle, args.backend, args.cameras, args.frames, 0.0)[0] for _ in range(ROUNDS))
             rate = rates[ROUNDS // 2]
             interval_s = interval_s or 2.0 * args.cameras / rate

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from rdedge.contract import Threshold
+from rdedge.good_parts import Threshold
 from rdedge.threshold import Method, fit_threshold
 from rdedge_train.data import GOOD, find_images, read_frames
 from rdedge_train.run_folder import open_run

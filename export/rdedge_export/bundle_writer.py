@@ -25,15 +25,15 @@ from rdedge.contract import (
     CalibrationSpec,
     Contract,
     DataSpec,
-    Gate,
     GraphSpec,
     ModelSpec,
     Precision,
     PrecisionSpec,
-    Threshold,
     encode_contract,
     sealed,
 )
+from rdedge.fidelity import Gate
+from rdedge.good_parts import Threshold
 from rdedge.line.drift import distribution_of, frame_statistics
 from rdedge.threshold import Method, fit_thresholds
 from rdedge_export.calibration import read_calibration
@@ -172,7 +172,7 @@ def _measured(
 ) -> _Written:
     """What one graph file in ``folder`` answers: parity, its own thresholds, accuracy where ``labelled`` is given."""
     backend = OnnxRuntimeBackend(folder / GRAPH_FILES[precision], graph)
-    batch = graph.frame.shape[0]
+    batch = graph.batch
     try:
         # How far a lower precision may be from PyTorch is the gate's affair.
         tolerance = TOLERANCE_FP32 if gate is None else math.inf

@@ -53,7 +53,7 @@ def prove(bundle: Bundle, precision: Precision, *, if_needed: bool) -> tuple[Pro
             pass
     frames_u8 = bundle.calibration_frames()
     graph = bundle.contract.graph
-    batch = graph.frame.shape[0]
+    batch = graph.batch
     expected = _measure(lambda: open_backend(bundle), frames_u8, batch)
     got = _measure(lambda: OpenVinoBackend(bundle.graph_path(precision), graph), frames_u8, batch)
     if not (np.isfinite(got.maps).all() and np.isfinite(got.scores).all()):

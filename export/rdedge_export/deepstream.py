@@ -34,9 +34,9 @@ def write_deepstream(bundle: Bundle, precision: Precision, out: Path) -> float:
     Raises UsageError if ``out`` exists, the bundle has no such graph or is for batches, ExportError, OSError.
     """
     contract, spec = bundle.contract, bundle.precision_spec(precision)
-    if contract.graph.frame.shape[0] != 1:
+    if contract.graph.batch != 1:
         raise UsageError(
-            f"{bundle.path}: was exported for batches of {contract.graph.frame.shape[0]}",
+            f"{bundle.path}: was exported for batches of {contract.graph.batch}",
             remedy="export it again for single pictures",
         )
     planar = planar_graph(onnx.load(bundle.graph_path(precision)), contract.graph)

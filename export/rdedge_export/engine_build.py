@@ -126,7 +126,7 @@ def _build(
     )
     remedy = f"report this TensorRT version; {rebuild_command(bundle, key)} once more"
     graph = bundle.contract.graph
-    batch = graph.frame.shape[0]
+    batch = graph.batch
     with closing(TensorRtBackend(plan.engine, graph, key.flavour, remedy=remedy, dla_core=key.dla_core)) as engine:
         information = engine.layer_information()
         layers = layer_precisions(information)

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from rdedge.backends import batches
-from rdedge.contract import Gate, QuantisationSpec
 from rdedge.errors import ExportError, UsageError
+from rdedge.fidelity import Gate, QuantisationSpec
 from rdedge.threshold import fit_threshold
 from rdedge_export.map_cosine import map_cosines
 from rdedge_export.observers import session

@@ -11,8 +11,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import ModelProto, ValueInfoProto
 
-from rdedge.contract import RangeMethod
 from rdedge.errors import ExportError
+from rdedge.fidelity import RangeMethod
 
 RANGE_METHODS: tuple[RangeMethod, ...] = get_args(RangeMethod)
 INT8_MAX = 127

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from rdedge.backends import Backend, infer_all
-from rdedge.contract import Parity
 from rdedge.errors import ExportError
+from rdedge.fidelity import Parity
 from rdedge_train.model import Detector
 
 TOLERANCE_FP32 = 1e-4  # of map and score, where the map's largest value is 1 or less; in proportion above

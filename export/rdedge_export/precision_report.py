@@ -8,7 +8,7 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from rdedge.contract import Gate
+from rdedge.fidelity import Gate
 from rdedge_export.gate import Sensitivity
 from rdedge_export.precisions import Lowered
 

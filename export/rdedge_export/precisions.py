@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from rdedge.contract import Gate, Precision, QuantisationSpec, RangeMethod
+from rdedge.contract import Precision
 from rdedge.errors import ExportError
+from rdedge.fidelity import Gate, QuantisationSpec, RangeMethod
 from rdedge_export.fp16 import FP16_MAX, as_stored, unfit_for_fp16, with_fp16
 from rdedge_export.gate import Distance, Gatekeeper, Sensitivity, put_back_until, run
 from rdedge_export.graph_view import GraphView, Layer

@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from rdedge.contract import FineTuning, RangeMethod
 from rdedge.errors import ExportError
+from rdedge.fidelity import FineTuning, RangeMethod
 from rdedge_export.fake_quant import FakeQuantised
 from rdedge_export.fold import folded
 from rdedge_export.gate import Gatekeeper

@@ -129,7 +129,7 @@ def _prove(bundle: Bundle, precision: Precision) -> str:
 def _answers(bundle: Bundle, precision: Precision, backend_name: BackendName) -> str:
     """Good parts of the bundle must pass, and a frame get the same answer twice. Raises RdedgeError."""
     frames_u8 = bundle.calibration_frames()
-    batch = bundle.contract.graph.frame.shape[0]
+    batch = bundle.contract.graph.batch
     with closing(open_backend(bundle, backend=backend_name, precision=precision)) as backend:
         image_threshold, _ = backend.thresholds or (bundle.precision_spec(precision).image_threshold, None)
         scores = infer_all(backend, frames_u8, batch).score
@@ -183,13 +183,13 @@ def _in_flight(bundle: Bundle, precision: Precision, flavour: Flavour, seconds: 
 
 
 def _unit(bundle: Bundle) -> str:
-    batch = bundle.contract.graph.frame.shape[0]
+    batch = bundle.contract.graph.batch
     return "frames" if batch == 1 else f"batches of {batch}"
 
 
 def _calls(bundle: Bundle) -> list[NDArray[np.uint8]]:
     """The calibration frames as the engine takes them, so many at a time as it is for: uint8 (N, H, W, 3) each."""
-    batch = bundle.contract.graph.frame.shape[0]
+    batch = bundle.contract.graph.batch
     return [batch_u8 for batch_u8, _ in batches(bundle.calibration_frames(), batch)]
 
 

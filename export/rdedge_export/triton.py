@@ -11,8 +11,9 @@ from pathlib import Path
 
 from rdedge.atomic import new_folder
 from rdedge.bundle import Bundle
-from rdedge.contract import GraphSpec, InputSpec, Precision, TensorSpec, Threshold
+from rdedge.contract import GraphSpec, InputSpec, Precision, TensorSpec
 from rdedge.engines import EngineRecord, newest_engine, read_engine
+from rdedge.good_parts import Threshold
 
 MODEL_NAME = "rdedge"
 _TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}

@@ -7,8 +7,6 @@ that nothing is ever filled in by a default and no edit goes unnoticed.
 from __future__ import annotations
 
 import hashlib
-import math
-from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
@@ -16,30 +14,22 @@ import msgspec
 from msgspec import Meta
 
 from rdedge.errors import ContractError
+from rdedge.fidelity import Gate, Metrics, Parity
+from rdedge.good_parts import Distribution, FrameStatistics, Threshold
+from rdedge.strict import Count, Sha256, Strict
 
 SCHEMA_VERSION: Literal[3] = 3
 CONTRACT_FILE = "contract.json"
 MIN_SIDE_PX = 32
 MAX_SIDE_PX = 4096
 MAX_CALIBRATION_FRAMES = 32
-QUANTILE_STEPS = 20  # a Distribution has its quantiles in steps of 1 / 20
 _UNSEALED = "0" * 64
 
 Side = Annotated[int, Meta(ge=MIN_SIDE_PX, le=MAX_SIDE_PX)]
-Count = Annotated[int, Meta(ge=0)]
-Share = Annotated[float, Meta(ge=0.0, le=1.0)]
-Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
-Correlation = Annotated[float, Meta(ge=-1.0, le=1.0)]
 Precision = Literal["fp32", "fp16", "int8"]
-ThresholdRule = Literal["quantile", "pot"]
-RangeMethod = Literal["minmax", "percentile-99.9", "percentile-99.99", "entropy"]
 
 
-class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Base of every part of the contract: immutable, all keys required, no other keys."""
-
-
-class InputSpec(_Strict, frozen=True):
+class InputSpec(Strict, frozen=True):
     """How a camera picture becomes the graph's frame; obeyed by rdedge.preprocess and by nothing else."""
 
     size_hw: tuple[Side, Side]
@@ -48,7 +38,7 @@ class InputSpec(_Strict, frozen=True):
     roi_xywh: tuple[Count, Count, Side, Side] | None  # in source pixels, None: the whole picture
 
 
-class TensorSpec(_Strict, frozen=True):
+class TensorSpec(Strict, frozen=True):
     """One input or output of the graph."""
 
     name: str
@@ -56,13 +46,18 @@ class TensorSpec(_Strict, frozen=True):
     shape: tuple[Annotated[int, Meta(ge=1)], ...]
 
 
-class GraphSpec(_Strict, frozen=True):
+class GraphSpec(Strict, frozen=True):
     """The graph's tensors, the same for every precision."""
 
     opset: Annotated[int, Meta(ge=17)]
     frame: TensorSpec  # uint8 (N, H, W, 3)
     anomaly_map: TensorSpec  # float32 (N, 1, H, W)
     score: TensorSpec  # float32 (N,)
+
+    @property
+    def batch(self) -> int:
+        """Frames of one engine call: N of every tensor."""
+        return self.frame.shape[0]
 
     def __post_init__(self) -> None:
         n, h, w, c = self.frame.shape if len(self.frame.shape) == 4 else (0, 0, 0, 0)
@@ -74,7 +69,7 @@ class GraphSpec(_Strict, frozen=True):
             raise ValueError(f"score must be float32 {(n,)}, got {self.score.shape}")
 
 
-class ModelSpec(_Strict, frozen=True):
+class ModelSpec(Strict, frozen=True):
     """What was trained."""
 
     name: str
@@ -86,7 +81,7 @@ class ModelSpec(_Strict, frozen=True):
     weights_sha256: Sha256
 
 
-class DataSpec(_Strict, frozen=True):
+class DataSpec(Strict, frozen=True):
     """What it was trained on: counts and one hash over the names and bytes of the images."""
 
     train_images: Count
@@ -97,106 +92,7 @@ class DataSpec(_Strict, frozen=True):
     seed: int
 
 
-class Threshold(_Strict, frozen=True):
-    """A limit and how it was chosen (rdedge.threshold): a value above it is anomalous."""
-
-    value: float
-    rule: ThresholdRule
-    target_rate: Share  # false rejects asked for
-    expected_rate: Share  # what new good parts will show on average
-    rate_low: Share  # interval of the rate that new good parts will show in the long run
-    rate_high: Share
-    confidence: Share  # that the rate lies in the interval
-    parts: Count  # held-out good parts it was fitted on
-
-    def __post_init__(self) -> None:
-        if not math.isfinite(self.value):
-            raise ValueError(f"a threshold must be finite, got {self.value}")
-        if self.rate_low > self.rate_high:
-            raise ValueError(f"the interval of the rate is empty: {self.rate_low} to {self.rate_high}")
-
-
-class Distribution(_Strict, frozen=True):
-    """How one quantity is spread over held-out good parts; what a line watches for drift."""
-
-    samples: Annotated[int, Meta(ge=1)]
-    quantiles: tuple[float, ...]  # from the lowest to the highest value, in even steps of probability
-
-    def __post_init__(self) -> None:
-        is_ascending = all(low <= high for low, high in pairwise(self.quantiles))
-        if len(self.quantiles) != QUANTILE_STEPS + 1 or not is_ascending or not all(map(math.isfinite, self.quantiles)):
-            raise ValueError(f"expected {QUANTILE_STEPS + 1} finite, ascending quantiles, got {self.quantiles}")
-
-
-class FrameStatistics(_Strict, frozen=True):
-    """Held-out good parts as the graph sees them: light and focus (rdedge.line.drift measures both sides)."""
-
-    brightness: Distribution
-    contrast: Distribution
-    sharpness: Distribution
-
-
-class Parity(_Strict, frozen=True):
-    """Distance of this graph from the trained PyTorch model on real frames."""
-
-    frames: Count
-    max_abs_map: float
-    p999_abs_map: float
-    max_abs_score: float
-    tolerance: float | None  # None: what is allowed is the gate's affair
-
-
-class Metrics(_Strict, frozen=True):
-    """Accuracy measured on labelled parts; None where the data cannot say."""
-
-    images: Count
-    image_auroc: Share | None
-    pixel_auroc: Share | None
-    au_pro: Share | None
-    false_reject_rate: Share | None
-    miss_rate: Share | None
-
-
-class FineTuning(_Strict, frozen=True):
-    """Quantisation-aware fine-tuning against plain calibration; figures are None where that graph was refused."""
-
-    epochs: Annotated[int, Meta(ge=1)]
-    is_kept: bool
-    tuned_map_cosine: Correlation | None  # mean over held-out good parts
-    plain_map_cosine: Correlation | None
-    tuned_auroc_change: float | None
-    plain_auroc_change: float | None
-
-
-class QuantisationSpec(_Strict, frozen=True):
-    """How an INT8 graph's weights and the ranges of its activations were found."""
-
-    method: RangeMethod
-    images: Annotated[int, Meta(ge=1)]
-    images_sha256: Sha256  # over names and bytes
-    source: str  # where the images came from, for the reader
-    fine_tuning: FineTuning | None  # None where it was not tried
-
-
-class Gate(_Strict, frozen=True):
-    """Distance of a precision from FP32 on the same frames, run by ONNX Runtime and rounded as an engine stores values,
-    and the budget it had to keep."""
-
-    good_frames: Count  # held-out good parts, none of them a calibration image
-    labelled_frames: Count  # 0 where no labelled parts were given
-    map_cosine: Correlation  # of maps less their means; lowest of all frames
-    p999_abs_map: float
-    score_rank_correlation: Correlation | None  # Spearman's; None where all scores of one precision are equal
-    verdict_flips: Share  # of all frames, each precision at its own threshold
-    auroc_change: float | None  # None where the labelled parts are not of both kinds
-    max_auroc_drop: Share  # the budget
-    max_verdict_flips: Share  # the budget; one part may flip whatever its share
-    min_map_cosine: Correlation  # the budget
-    layers_kept_back: tuple[str, ...]  # would have been in this precision, but had to stay in a higher one
-    quantisation: QuantisationSpec | None  # None where nothing is quantised
-
-
-class PrecisionSpec(_Strict, frozen=True):
+class PrecisionSpec(Strict, frozen=True):
     """One graph file with the thresholds fitted on its own scores."""
 
     file: str
@@ -208,7 +104,7 @@ class PrecisionSpec(_Strict, frozen=True):
     gate: Gate | None  # None for fp32, which the others are measured against
 
 
-class CalibrationSpec(_Strict, frozen=True):
+class CalibrationSpec(Strict, frozen=True):
     """Held-out good parts as the graph sees them, from which a device refits thresholds and checks its engine."""
 
     frames: Annotated[int, Meta(ge=0, le=MAX_CALIBRATION_FRAMES)]
@@ -218,7 +114,7 @@ class CalibrationSpec(_Strict, frozen=True):
         return tuple(f"calibration/{i:03d}.png" for i in range(self.frames))
 
 
-class Contract(_Strict, frozen=True):
+class Contract(Strict, frozen=True):
     """The whole contract of a bundle."""
 
     schema_version: Literal[3]

@@ -16,9 +16,11 @@ import msgspec
 
 from rdedge.atomic import write_bytes
 from rdedge.bundle import Bundle
-from rdedge.contract import Precision, Sha256, Threshold
+from rdedge.contract import Precision
 from rdedge.engines import ENGINES_FOLDER
 from rdedge.errors import BackendError
+from rdedge.good_parts import Threshold
+from rdedge.strict import Sha256, Strict
 
 _MAX_BYTES = 1 << 16
 _UNSEALED = "0" * 64
@@ -27,11 +29,7 @@ _ON_X86 = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int
 _ON_ARM = ("asimddp", "i8mm", "bf16", "sve")
 
 
-class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Base of every part of a proof: immutable, all keys required, no other keys."""
-
-
-class ProofKey(_Strict, frozen=True):
+class ProofKey(Strict, frozen=True):
     """What was measured; a proof holds where all of it is the same."""
 
     version: str  # of OpenVINO
@@ -46,7 +44,7 @@ class ProofKey(_Strict, frozen=True):
         return f"{self.precision}-openvino-{where}-{self.onnx_sha256[:12]}"
 
 
-class Proof(_Strict, frozen=True):
+class Proof(Strict, frozen=True):
     """Distance from FP32 in ONNX Runtime on ``frames`` held-out good parts, and both engines' times a frame."""
 
     schema_version: Literal[1]

@@ -16,8 +16,10 @@ import msgspec
 
 from rdedge.atomic import write_bytes
 from rdedge.bundle import Bundle
-from rdedge.contract import Precision, Sha256, Threshold
+from rdedge.contract import Precision
 from rdedge.errors import BackendError
+from rdedge.good_parts import Threshold
+from rdedge.strict import Sha256, Strict
 
 ENGINES_FOLDER = "engines"
 _MAX_RECORD_BYTES = 1 << 22
@@ -26,11 +28,7 @@ _UNSEALED = "0" * 64
 Flavour = Literal["tensorrt", "tensorrt-rtx"]
 
 
-class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Base of every part of a record: immutable, all keys required, no other keys."""
-
-
-class EngineKey(_Strict, frozen=True):
+class EngineKey(Strict, frozen=True):
     """What an engine was built from and for; it runs where all of it is the same, but for ``workspace_mb``."""
 
     flavour: Flavour
@@ -58,7 +56,7 @@ class EngineKey(_Strict, frozen=True):
         return self.flavour if self.dla_core is None else f"{self.flavour}-dla{self.dla_core}"
 
 
-class EngineCheck(_Strict, frozen=True):
+class EngineCheck(Strict, frozen=True):
     """Distance of the engine from ONNX Runtime on the calibration frames; ``*_share`` are of the map's peak."""
 
     frames: int
@@ -68,7 +66,7 @@ class EngineCheck(_Strict, frozen=True):
     device_ms_median: float
 
 
-class EngineRecord(_Strict, frozen=True):
+class EngineRecord(Strict, frozen=True):
     """Everything known of one built engine."""
 
     schema_version: Literal[1]

@@ -6,7 +6,9 @@ import argparse
 from pathlib import Path
 
 from rdedge.bundle import open_bundle
-from rdedge.contract import CONTRACT_FILE, Contract, Gate, Metrics, PrecisionSpec, Threshold
+from rdedge.contract import CONTRACT_FILE, Contract, PrecisionSpec
+from rdedge.fidelity import Gate, Metrics
+from rdedge.good_parts import Threshold
 from rdedge.signing import SIGNATURE_FILE, check_signature
 from rdedge.text import printable
 from rdedge.threshold import RULE_NAMES, shortage

@@ -96,7 +96,7 @@ class Inspector:
         self.bundle = bundle
         self.precision: Precision = precision
         self.backend = backend
-        self.batch = bundle.contract.graph.frame.shape[0]  # frames of one engine call
+        self.batch = bundle.contract.graph.batch  # frames of one engine call
         image_threshold, pixel_threshold = backend.thresholds or (spec.image_threshold, spec.pixel_threshold)
         self.threshold = image_threshold.value if threshold is None else threshold
         self._pixel_threshold = pixel_threshold.value

@@ -126,7 +126,7 @@ def _describe(plan: Plan) -> Iterator[str]:
     yield f"{plan.path}: {cameras}, {config.backend}, {config.precision}, results in {plan.file(config.out)}"
     for camera in config.camera:
         bundle = plan.bundles[config.bundle_of(camera)]
-        spec, batch = bundle.precision_spec(config.precision), bundle.contract.graph.frame.shape[0]
+        spec, batch = bundle.precision_spec(config.precision), bundle.contract.graph.batch
         threshold = spec.image_threshold.value if camera.threshold is None else camera.threshold
         sinks = [kind for kind in config.sinks.__struct_fields__ if getattr(config.sinks_of(camera), kind) is not None]
         notes = [f"policy {camera.policy}", f"threshold {threshold:.4g}", f"sinks {', '.join(sinks) or 'none'}"]

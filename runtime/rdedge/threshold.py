@@ -15,8 +15,8 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from rdedge.contract import Threshold, ThresholdRule
 from rdedge.errors import DatasetError, UsageError
+from rdedge.good_parts import Threshold, ThresholdRule
 from rdedge.tail import Floats, Tail, rate_interval, tail_size
 
 Method = Literal["auto", "quantile", "pot"]

@@ -16,7 +16,8 @@ import pytest
 from engine_graphs import SIZE_HW, tiny_graph
 from fake_tensorrt import VERSIONS, make_module
 
-from rdedge.contract import CONTRACT_FILE, Contract, Gate, QuantisationSpec, encode_contract, sealed
+from rdedge.contract import CONTRACT_FILE, Contract, encode_contract, sealed
+from rdedge.fidelity import Gate, QuantisationSpec
 
 # Run by test_standin.py in a process of its own: a pretend CUDA driver in this one would mislead torch.
 collect_ignore = [] if "RDEDGE_STANDIN" in os.environ else ["standin"]

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from scipy.stats import spearmanr
 
-from rdedge.contract import QuantisationSpec
 from rdedge.errors import ExportError, UsageError
+from rdedge.fidelity import QuantisationSpec
 from rdedge_export.gate import (
     DEFAULT_BUDGET,
     Budget,

@@ -8,8 +8,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from rdedge.contract import RangeMethod
 from rdedge.errors import ExportError
+from rdedge.fidelity import RangeMethod
 from rdedge_export.observers import RANGE_METHODS, Observed, largest_magnitudes, observe
 
 SIZE_HW = (16, 16)

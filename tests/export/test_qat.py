@@ -13,8 +13,8 @@ import torch
 
 from rdedge.bundle import open_bundle
 from rdedge.cli import main
-from rdedge.contract import Gate, QuantisationSpec
 from rdedge.errors import ExportError
+from rdedge.fidelity import Gate, QuantisationSpec
 from rdedge_export import qat
 from rdedge_export.calibration import read_calibration
 from rdedge_export.gate import Budget, GateFrames, Gatekeeper

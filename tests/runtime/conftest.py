@@ -24,23 +24,19 @@ from onnx import TensorProto, helper
 from rdedge.cli import main
 from rdedge.contract import (
     CONTRACT_FILE,
-    QUANTILE_STEPS,
     CalibrationSpec,
     Contract,
     DataSpec,
-    Distribution,
-    FrameStatistics,
     GraphSpec,
     InputSpec,
-    Metrics,
     ModelSpec,
-    Parity,
     PrecisionSpec,
     TensorSpec,
-    Threshold,
     encode_contract,
     sealed,
 )
+from rdedge.fidelity import Metrics, Parity
+from rdedge.good_parts import QUANTILE_STEPS, Distribution, FrameStatistics, Threshold
 from rdedge.images import silence_opencv
 
 SIZE_HW = (48, 64)

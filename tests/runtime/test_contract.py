@@ -10,8 +10,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from rdedge.contract import CONTRACT_FILE, Gate, QuantisationSpec, Threshold, decode_contract, encode_contract
+from rdedge.contract import CONTRACT_FILE, decode_contract, encode_contract
 from rdedge.errors import BundleError, ContractError
+from rdedge.fidelity import Gate, QuantisationSpec
+from rdedge.good_parts import Threshold
 
 PATH = Path("bundle/contract.json")
 FREE_KEYS = ("files", "versions", "precisions")  # objects whose keys are names, not fields

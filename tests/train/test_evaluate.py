@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from sklearn.metrics import f1_score, roc_auc_score
 
 from rdedge.cli import main
-from rdedge.contract import InputSpec, Threshold
+from rdedge.contract import InputSpec
 from rdedge.errors import BackendError, DatasetError, ImageError, UsageError
+from rdedge.good_parts import Threshold
 from rdedge_train.evaluate import Evaluation, evaluate, parts_to_show
 from rdedge_train.evaluate_verb import format_table, write_evaluation_report
 from rdedge_train.subject import Subject, open_subject

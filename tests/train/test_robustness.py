@@ -11,7 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from rdedge.cli import main
-from rdedge.contract import InputSpec, Threshold
+from rdedge.contract import InputSpec
+from rdedge.good_parts import Threshold
 from rdedge.images import read_image
 from rdedge_train.data import LabelledPart
 from rdedge_train.evaluate import evaluate

@@ -10,8 +10,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from rdedge.contract import Metrics, Threshold
 from rdedge.errors import BackendError, DatasetError, ImageError
+from rdedge.fidelity import Metrics
+from rdedge.good_parts import Threshold
 from rdedge.text import printable
 from rdedge_train.data import GOOD, LabelledPart, find_images, read_frames, read_part_mask, usable_images
 from rdedge_train.metrics import auroc, f1_at, localisation

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from rdedge.backends import Backend, infer_all, open_backend
 from rdedge.bundle import open_bundle
-from rdedge.contract import CONTRACT_FILE, InputSpec, Precision, Threshold
+from rdedge.contract import CONTRACT_FILE, InputSpec, Precision
 from rdedge.errors import UsageError
+from rdedge.good_parts import Threshold
 from rdedge.threshold import DEFAULT_FALSE_REJECT_RATE, fit_thresholds
 
 RUN_FILE = "run.json"
@@ -68,7 +69,7 @@ def _bundle_subject(path: Path, precision: Precision) -> Subject:
         name=path.name,
         input=bundle.contract.input,
         image_threshold=spec.image_threshold,
-        predict=predict_through(backend, bundle.contract.graph.frame.shape[0]),
+        predict=predict_through(backend, bundle.contract.graph.batch),
         facts=facts,
     )
 

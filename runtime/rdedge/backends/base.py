@@ -10,8 +10,9 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from rdedge.contract import GraphSpec, TensorSpec, Threshold
+from rdedge.contract import GraphSpec, TensorSpec
 from rdedge.errors import BackendError
+from rdedge.good_parts import Threshold
 
 EXPORT_AGAIN = "export the bundle again with `rdedge export`"
 

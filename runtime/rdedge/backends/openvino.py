@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from rdedge.backends.base import EXPORT_AGAIN, Prediction, check_frame, check_tensors
 from rdedge.bundle import Bundle
-from rdedge.contract import GraphSpec, Precision, Threshold
+from rdedge.contract import GraphSpec, Precision
 from rdedge.cpu_proof import ProofKey, processor_name, read_proof
 from rdedge.errors import BackendError, MissingExtraError
+from rdedge.good_parts import Threshold
 
 _TYPES = {"uint8": "u8", "float32": "f32"}
 _CONFIG = {

@@ -21,9 +21,10 @@ from rdedge.backends.cuda_graph import CudaGraphError
 from rdedge.backends.trt_library import ErrorLog, load_tensorrt, version_of
 from rdedge.backends.trt_slot import Slot
 from rdedge.bundle import Bundle
-from rdedge.contract import GraphSpec, Precision, TensorSpec, Threshold
+from rdedge.contract import GraphSpec, Precision, TensorSpec
 from rdedge.engines import EngineKey, Flavour, read_engine, read_record, rebuild_command
 from rdedge.errors import BackendError
+from rdedge.good_parts import Threshold
 
 
 class TensorRtBackend:

@@ -8,6 +8,7 @@ import msgspec
 
 from rdedge.atomic import write_bytes
 from rdedge.errors import UsageError
+from rdedge.strict import Strict
 
 # The stages of a frame in the order it goes through them. ``device`` is part of ``engine``.
 CAPTURE, QUEUE, PREPROCESS, ENGINE, DEVICE, JUDGE, SINKS = (
@@ -33,11 +34,7 @@ EXPLAINED = {
 }
 
 
-class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Immutable, and no other keys."""
-
-
-class Board(_Strict, frozen=True):
+class Board(Strict, frozen=True):
     """A Jetson during one phase, from tegrastats. ``None``: the board does not say.
 
     ``gpu_mhz`` and ``cpu_mhz``: lowest, median, highest. ``temperatures_c``: the highest of each sensor.
@@ -57,7 +54,7 @@ class Board(_Strict, frozen=True):
     timeline: list[tuple[float, float | None, float | None, float | None]]
 
 
-class Phase(_Strict, frozen=True):
+class Phase(Strict, frozen=True):
     """One way of offering frames. ``times_ms``: by stage, one number a frame, in order; warm-up frames apart.
 
     ``at_s``: each measured frame's capture, since the phase began. ``seconds``: from the first measured capture to the
@@ -77,7 +74,7 @@ class Phase(_Strict, frozen=True):
     board: Board | None
 
 
-class Memory(_Strict, frozen=True):
+class Memory(Strict, frozen=True):
     """Peak resident memory of this process and of a fresh `rdedge run`, and what the engine holds on the device."""
 
     bench_peak_mb: float
@@ -85,7 +82,7 @@ class Memory(_Strict, frozen=True):
     device_mb: float | None
 
 
-class Record(_Strict, frozen=True):
+class Record(Strict, frozen=True):
     """A whole measurement. ``subject``: what was measured; two records with the same one may be compared."""
 
     schema_version: int

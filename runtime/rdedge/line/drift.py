@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from rdedge.contract import QUANTILE_STEPS, Distribution, FrameStatistics
+from rdedge.good_parts import QUANTILE_STEPS, Distribution, FrameStatistics
 
 WEIGHT = 0.02  # of the newest frame: the mean looks back over some hundred frames
 LIMIT_SIGMA = 5.0

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from rdedge.contract import Distribution
+from rdedge.good_parts import Distribution
 from rdedge.line.drift import (
     LIMIT_SIGMA,
     MIN_SAMPLES,
