@@ -1,4 +1,7 @@
-"""A graph as the layers an engine would make of it: operations, weights and values moved."""
+"""A graph as the layers an engine would make of it: operations, weights and values moved.
+
+A Q/DQ pair is no layer: it says that a tensor lies in memory as INT8 and that who reads it computes in INT8.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,16 @@ ELEMENTWISE = {
     *("Add", "Sub", "Mul", "Div", "Sqrt", "Clip", "Relu", "Cast", "Pow", "Abs", "Exp", "Log", "Neg", "Max", "Min"),
     *("Sigmoid", "Tanh", "HardSigmoid", "LeakyRelu", "Where", "Erf", "Reciprocal", "BatchNormalization", "Softplus"),
 }
-SAME_BYTES = {"Reshape", "Squeeze", "Unsqueeze", "Identity", "Flatten"}  # another shape of the same memory
+# Another shape of the same memory; of a Q/DQ pair, the memory itself.
+SAME_BYTES = {"Reshape", "Squeeze", "Unsqueeze", "Identity", "Flatten", "QuantizeLinear", "DequantizeLinear"}
 SHAPE_WORK = {"Shape", "Constant", "ConstantOfShape"}
 
 
 @dataclass(slots=True, kw_only=True)
 class Layer:
-    """One launch. ``values``: read and written but for weights and ``bytes_in``, which are bytes in any precision."""
+    """One launch. ``values``: read and written but for weights, for ``int8_values``, which only Q/DQ pairs read, and
+    for ``bytes_in``, which are bytes in any precision. ``in_int8``: its product reads a dequantised tensor.
+    """
 
     name: str
     kind: str
@@ -30,7 +36,9 @@ class Layer:
     vector_ops: float = 0.0
     weights: int = 0
     values: int = 0
+    int8_values: int = 0
     bytes_in: int = 0
+    in_int8: bool = False
     inputs: set[str] = field(default_factory=set)
     outputs: set[str] = field(default_factory=set)
 
@@ -41,18 +49,24 @@ class Layer:
             "kind": self.kind,
             "ops": self.matrix_ops + self.vector_ops,
             "weights": self.weights,
-            "values": self.values,
+            "values": self.values + self.int8_values,
+            "in_int8": self.in_int8,
         }
 
 
 def precision_bytes(layer: Layer, precision: Precision) -> float:
-    """Bytes a layer moves: one a value for INT8 where it computes on matrices, else two as in FP16."""
-    width = {"fp32": 4, "fp16": 2, "int8": 1 if layer.kind in MATRIX else 2}[precision]
-    return layer.bytes_in + width * (layer.values + layer.weights)
+    """Bytes a layer moves. INT8: one a value that passes a Q/DQ pair, one a weight of an INT8 layer, else two."""
+    width = {"fp32": 4, "fp16": 2, "int8": 2}[precision]
+    int8_width = 1 if precision == "int8" else width
+    weight_width = int8_width if layer.in_int8 else width
+    return layer.bytes_in + width * layer.values + int8_width * layer.int8_values + weight_width * layer.weights
 
 
 def layers_of(model: onnx.ModelProto) -> list[Layer]:
-    """Layers of a static float32 graph, in its order. Raises ValueError for a node or a shape it cannot count."""
+    """Layers of a static graph, FP32 or with Q/DQ pairs, in its order.
+
+    Raises ValueError for a node or a shape it cannot count.
+    """
     model = shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     graph = model.graph
     shapes = {
@@ -62,6 +76,8 @@ def layers_of(model: onnx.ModelProto) -> list[Layer]:
     constants = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     shapes |= constants
     bytes_only = {v.name for v in graph.input if v.type.tensor_type.elem_type == TensorProto.UINT8}
+    only_int8 = _only_int8(graph)
+    dequantised = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
     same: dict[str, str] = {}
     made_by: dict[str, Layer] = {}
     readers = _readers(graph)
@@ -86,8 +102,9 @@ def layers_of(model: onnx.ModelProto) -> list[Layer]:
         matrix_ops, vector_ops = _operations(node, shapes)
         layer.matrix_ops += matrix_ops
         layer.vector_ops += vector_ops
+        layer.in_int8 |= node.op_type in MATRIX and node.input[0] in dequantised
         made_by |= dict.fromkeys(node.output, layer)
-    _count_values(layers, shapes, readers, {same.get(v.name, v.name) for v in graph.output}, bytes_only)
+    _count_values(layers, shapes, readers, {same.get(v.name, v.name) for v in graph.output}, bytes_only, only_int8)
     return layers
 
 
@@ -97,6 +114,15 @@ def _readers(graph: onnx.GraphProto) -> dict[str, int]:
     for name in [*(name for node in graph.node for name in node.input), *(value.name for value in graph.output)]:
         readers[name] = readers.get(name, 0) + 1
     return readers
+
+
+def _only_int8(graph: onnx.GraphProto) -> set[str]:
+    """Tensors that nobody reads but to quantise them, so that an engine never writes them wider."""
+    readers: dict[str, set[str]] = {value.name: {"the caller"} for value in graph.output}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, set()).add(node.op_type)
+    return {name for name, kinds in readers.items() if kinds == {"QuantizeLinear"}}
 
 
 def _joined(node: NodeProto, moving: list[str], made_by: dict[str, Layer], readers: dict[str, int]) -> Layer | None:
@@ -113,16 +139,19 @@ def _count_values(
     readers: dict[str, int],
     ends: set[str],
     bytes_only: set[str],
+    only_int8: set[str],
 ) -> None:
     """What crosses a layer's border: inputs made elsewhere, and outputs that others read."""
     for layer in layers:
         inside = {name for name in layer.outputs if name in layer.inputs and readers[name] == 1}
         read = layer.inputs - layer.outputs
+        written = {name for name in layer.outputs - inside if readers.get(name, 0) or name in ends}
         layer.bytes_in = sum(math.prod(_shape(shapes, name)) for name in read & bytes_only)
-        layer.values = sum(math.prod(_shape(shapes, name)) for name in read - bytes_only)
-        layer.values += sum(
-            math.prod(_shape(shapes, name)) for name in layer.outputs - inside if readers.get(name, 0) or name in ends
-        )
+        for name in (*(read - bytes_only), *written):
+            if name in only_int8:
+                layer.int8_values += math.prod(_shape(shapes, name))
+            else:
+                layer.values += math.prod(_shape(shapes, name))
 
 
 def _shape(shapes: dict[str, tuple[int, ...]], name: str) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,20 @@ from rdedge.errors import BackendError, MissingExtraError
 _TYPES = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}
 
 
+def open_session(graph: str | bytes) -> Any:
+    """A graph, by its path or its bytes, in a session as the line has it.
+
+    Raises MissingExtraError; where ONNX Runtime refuses the graph, what it raises.
+    """
+    try:
+        import onnxruntime as ort
+    except ImportError as exc:  # absent, or built for another numpy or libc
+        raise MissingExtraError(f"ONNX Runtime cannot be loaded ({exc})", remedy="pip install 'rdedge[cpu]'") from exc
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # its warnings go to stderr; its errors reach us as exceptions
+    return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
 class OnnxRuntimeBackend:
     """Runs one ONNX graph on the CPU."""
 
@@ -23,19 +38,13 @@ class OnnxRuntimeBackend:
     def __init__(self, graph_path: Path, graph: GraphSpec):
         """Loads a graph file whose tensors must be those of ``graph``. Raises BackendError, MissingExtraError."""
         try:
-            import onnxruntime as ort
-        except ImportError as exc:  # absent, or built for another numpy or libc
-            raise MissingExtraError(
-                f"ONNX Runtime cannot be loaded ({exc})", remedy="pip install 'rdedge[cpu]'"
-            ) from exc
-        options = ort.SessionOptions()
-        options.log_severity_level = 4  # its warnings go to stderr; its errors reach us as exceptions
-        try:
-            session = ort.InferenceSession(str(graph_path), options, providers=["CPUExecutionProvider"])
+            session = open_session(str(graph_path))
+        except MissingExtraError:
+            raise
         except Exception as exc:  # onnxruntime's exceptions share no base class
             reason = (str(exc).splitlines() or [type(exc).__name__])[0]
             raise BackendError(f"{graph_path}: ONNX Runtime refuses it ({reason})", remedy=EXPORT_AGAIN) from exc
-        self._session: ort.InferenceSession | None = session
+        self._session: Any = session
         self._graph = graph
         self._outputs = [graph.anomaly_map.name, graph.score.name]
         actual = {t.name: (t.type, tuple(t.shape)) for t in (*session.get_inputs(), *session.get_outputs())}
