@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rdedge.bench.machine import peak_memory_mb
 from rdedge.bench.stats import PERCENTILES, ratios
 from results_file import write_results
 from tree_child import FRAME_HW, STAGES
@@ -136,7 +137,7 @@ def measure_pair(sides: list[tuple[Path, Path]], rounds: int, is_swapped: bool) 
                 for stage, times in json.loads(_answer(children[side], sides[side][0])).items():
                     answers[side][stage] += times[1:]  # the caches still held the other side's at the first
         for side, child in children.items():
-            answers[side]["peak memory"] = [_peak_mb(child.pid)]
+            answers[side]["peak memory"] = [peak_memory_mb(child.pid)]
     return answers
 
 
@@ -146,12 +147,6 @@ def _answer(child: subprocess.Popen[str], tree: Path) -> str:
     if not line:
         raise SystemExit(f"the tree {tree} cannot be measured so: its process ended with {child.wait()}")
     return line
-
-
-def _peak_mb(pid: int) -> float:
-    """Of a living process, by the kernel."""
-    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    return float(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) / 1024
 
 
 def report(commit: str, pairs: list[list[Answers]], *, is_short: bool, is_shared: bool) -> None:

@@ -8,13 +8,13 @@ is given a number of thresholds spread evenly over them, and its time per thresh
 from __future__ import annotations
 
 import argparse
-import resource
 import time
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from rdedge.bench.machine import peak_memory_mb
 from rdedge_train.metrics import localisation
 from results_file import write_results
 
@@ -35,11 +35,11 @@ def main() -> None:
         raise SystemExit(f"AU-PRO and AUROC differ: {ours}, expected {plain}")
     maps, masks = parts(args.maps, SIDE_PX)
     data_mb = sum(m.nbytes + k.nbytes for m, k in zip(maps, masks, strict=True)) / 1e6
-    before_mb = peak_mb()
+    before_mb = peak_memory_mb()
     started = time.process_time()
     values = localisation(maps, masks)[::-1]
     ours_s = time.process_time() - started
-    extra_mb = peak_mb() - before_mb
+    extra_mb = peak_memory_mb() - before_mb
     distinct = np.unique(np.stack(maps))[::-1]
     chosen = distinct[np.linspace(0, len(distinct) - 1, args.thresholds).round().astype(int)]
     started = time.process_time()
@@ -113,11 +113,6 @@ def per_threshold(
     last = float(np.interp(FPR_LIMIT, fpr, pro))
     area = np.trapezoid(np.append(pro[within], last), np.append(fpr[within], FPR_LIMIT)) / FPR_LIMIT
     return float(area), float(np.trapezoid(tpr, fpr))
-
-
-def peak_mb() -> float:
-    """Most memory this process has held."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
 if __name__ == "__main__":

@@ -30,11 +30,15 @@ def start_cold(
         for index, picture in enumerate(pictures):
             cv2.imwrite(f"{folder}/{index:03d}.png", picture)
         command = [sys.executable, "-m", "rdedge", "run", str(bundle), "--source", folder, *options]
-        runs = [_run(command) for _ in range(times)]
+        runs = [run_cold(command) for _ in range(times)]
     return [ms for ms, _ in runs], max(mb for _, mb in runs)
 
 
-def _run(command: list[str]) -> tuple[float, float]:
+def run_cold(command: list[str]) -> tuple[float, float]:
+    """One `rdedge run`: milliseconds from its start to its first verdict, and its peak of resident memory in MB.
+
+    The peak is read as each verdict comes, so closing is not in it. Raises BackendError where the run fails.
+    """
     started = time.perf_counter()
     first_ms, peak_mb = None, 0.0
     with (
