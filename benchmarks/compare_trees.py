@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rdedge.bench.machine import peak_memory_mb
+from rdedge.bench.memory import peak_memory_mb
 from rdedge.bench.stats import PERCENTILES, ratios
 from results_file import write_results
 from tree_child import FRAME_HW, STAGES

@@ -40,7 +40,7 @@ def main() -> None:
         )
         import_ms = [_seconds([str(python), "-c", "import rdedge"]) * 1e3 for _ in range(11)]
         bare_ms = [_seconds([str(python), "-c", "pass"]) * 1e3 for _ in range(11)]
-        _, peak_mb = run_cold([str(python), "-m", "rdedge", "run", str(args.bundle), "--source", str(args.source)])
+        _, peak_mb = run_cold(python, ["run", str(args.bundle), "--source", str(args.source)])
     largest = sorted(packages_mb.items(), key=lambda item: -item[1])[:LARGEST]
     rest_mb = size_mb - sum(mb for _, mb in largest)
     table = "\n".join(

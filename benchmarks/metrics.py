@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from rdedge.bench.machine import peak_memory_mb
+from rdedge.bench.memory import peak_memory_mb
 from rdedge_train.metrics import localisation
 from results_file import write_results
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 from importlib import import_module
@@ -49,16 +48,6 @@ def versions(backend: BackendName) -> dict[str, str]:
     found = {"python": platform.python_version()} | {name: _version(name) for name in names}
     found["opencv"] = _version("cv2")
     return found | {name: _version(name) for name in _PACKAGES[backend]}
-
-
-def peak_memory_mb(pid: int | str = "self") -> float:
-    """Peak resident memory of a process; nan when it is gone. ``getrusage`` would count what its parent had."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
-    except OSError:
-        return math.nan
-    rows = dict(row.split(":", 1) for row in status.splitlines() if ":" in row)
-    return float(rows["VmHWM"].split()[0]) / 1024 if "VmHWM" in rows else math.nan
 
 
 def device_used_mb() -> float:

@@ -16,8 +16,9 @@ from pathlib import Path
 from rdedge.backends import BackendName
 from rdedge.bench.cold import start_cold
 from rdedge.bench.frames import Feed, Pace, PacedSource
-from rdedge.bench.machine import device_used_mb, machine, peak_memory_mb, versions
+from rdedge.bench.machine import device_used_mb, machine, versions
 from rdedge.bench.measure import device_parts, run_phase
+from rdedge.bench.memory import peak_memory_mb
 from rdedge.bench.record import SCHEMA_VERSION, WHOLE, Memory, Phase, Record
 from rdedge.bench.tegra import BoardSample, Tegrastats
 from rdedge.bundle import open_bundle
