@@ -130,7 +130,7 @@ def _check_png(data: bytes, path: str | Path) -> None:
         if end > len(data):
             break
         (crc,) = struct.unpack_from(">I", data, end - 4)
-        if zlib.crc32(data[position + 4 : end - 4]) != crc:
+        if zlib.crc32(memoryview(data)[position + 4 : end - 4]) != crc:
             raise ImageError(f"{path}: damaged PNG (checksum of chunk at byte {position})", remedy=_AGAIN)
         if data[position + 4 : position + 8] == b"IEND":
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -53,7 +54,8 @@ def judge(
     ``keep``: (h, w) bool, False where nothing is judged; ``min_area_px``: a smaller region is no reason to reject.
     Raises BackendError if score or map is not finite: a NaN is below every threshold and would pass as good.
     """
-    if not np.isfinite(score) or not np.isfinite(anomaly_map).all():
+    # The ends of the map: a NaN is both, and no array of the map's size is made to look at.
+    if not all(map(math.isfinite, (score, float(anomaly_map.min()), float(anomaly_map.max())))):
         raise BackendError("the engine answered NaN or infinity", remedy="export the bundle or build the engine again")
     graph_score = None
     if keep is not None:
@@ -81,8 +83,8 @@ def masked(anomaly_map: NDArray[np.float32], keep: NDArray[np.bool_]) -> tuple[N
     Both (h, w); at least one pixel is kept. A threshold fitted without a mask stays safe: the maximum over fewer
     pixels is never higher, so no more good parts are rejected than promised.
     """
-    kept = anomaly_map[keep]
-    return np.where(keep, anomaly_map, kept.min()), float(kept.max())
+    lowest, highest, _, _ = cv2.minMaxLoc(anomaly_map, keep.view(np.uint8))
+    return np.where(keep, anomaly_map, np.float32(lowest)), highest
 
 
 def find_regions(
@@ -98,15 +100,17 @@ def find_regions(
     reported. Boxes are rounded outwards, so they cover the region and stay inside the picture.
     """
     low = min(pixel_threshold, image_threshold)
-    is_above = anomaly_map > low if keep is None else (anomaly_map > low) & keep
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(is_above.astype(np.uint8), connectivity=8)
+    is_above = anomaly_map > low
+    if keep is not None:
+        is_above &= keep
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(is_above.view(np.uint8), connectivity=8)
     x0, y0, roi_w, roi_h = roi_xywh
     map_h, map_w = anomaly_map.shape
     regions = []
     for label in range(1, count):
         x, y, w, h, area = (int(v) for v in stats[label])
         inside = labels[y : y + h, x : x + w] == label
-        peak = float(anomaly_map[y : y + h, x : x + w][inside].max())
+        _, peak, _, _ = cv2.minMaxLoc(anomaly_map[y : y + h, x : x + w], inside.view(np.uint8))
         if peak <= image_threshold:
             continue
         left, top = x * roi_w // map_w, y * roi_h // map_h

@@ -51,26 +51,40 @@ class OpenVinoBackend:
         }
         check_tensors(graph, ports, _TYPES, graph_path)
         self._graph = graph
+        self._tensor = openvino.Tensor
         self._request: Any = compiled.create_infer_request()
+        self._bound: list[Any] = []  # the last call's tensors, to which the request still points
 
     def infer(self, frame_u8: NDArray[np.uint8]) -> Prediction:
-        """See Backend.infer."""
+        """See Backend.infer.
+
+        The engine reads the frame and writes the answer where they lie: the call ends after both, the answer's arrays
+        are new, and the next call points the request elsewhere before anything is read or written again.
+        """
         request = self._request
         if request is None:
             raise BackendError("the backend is closed", remedy="open the bundle again")
         graph = self._graph
         check_frame(frame_u8, graph.frame)
-        request.get_tensor(graph.frame.name).data[:] = frame_u8  # the request's own, so the caller's may be read-only
+        if not frame_u8.flags.writeable:  # openvino shares nothing read-only
+            frame_u8 = frame_u8.copy()
+        anomaly_map = np.empty(graph.anomaly_map.shape, np.float32)
+        score = np.empty(graph.score.shape, np.float32)
+        arrays = {graph.frame.name: frame_u8, graph.anomaly_map.name: anomaly_map, graph.score.name: score}
         try:
-            request.infer()
+            bound = {name: self._tensor(array, shared_memory=True) for name, array in arrays.items()}
+            for name, tensor in bound.items():
+                request.set_tensor(name, tensor)
+            self._bound = list(bound.values())
+            request.infer(share_outputs=True)  # or it copies the answer once more, into a result nobody reads
         except Exception as exc:  # openvino's exceptions share no base class
             raise BackendError(f"inference failed: {_reason(exc)}", remedy="run `rdedge info` on the bundle") from exc
-        anomaly_map, score = (request.get_tensor(spec.name).data.copy() for spec in (graph.anomaly_map, graph.score))
         return Prediction(anomaly_map=anomaly_map, score=score)
 
     def close(self) -> None:
         """See Backend.close."""
         self._request = None
+        self._bound = []
 
 
 def _unsigned_where_never_negative(model: Any) -> None:
