@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from rdedge.backends.trt_library import load_tensorrt
 from rdedge.contract import Precision
 from rdedge.errors import ExportError, MissingExtraError
+from rdedge.text import EN_DASH
 from rdedge_export.calibration import read_calibration
 from rdedge_export.engine import build_plan
 from rdedge_export.gate import DEFAULT_BUDGET, Budget, GateFrames, Gatekeeper
@@ -32,7 +33,6 @@ from rdedge_export.precisions import Calibration, Lowered, Lowering
 from rdedge_export.qat import int8_with_qat
 from rdedge_train.data import GOOD, find_images, read_frames
 from rdedge_train.model import Detector
-from rdedge_train.report import EN_DASH
 from rdedge_train.run_folder import FinishedRun, open_run
 from rdedge_train.teachers import load_teacher_weights
 from results_file import write_results

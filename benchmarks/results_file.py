@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from rdedge.bench.machine import machine
-from rdedge_train.versions import library_versions
+from rdedge.versions import library_versions
 
 RESULTS = Path(__file__).parent / "results"
 

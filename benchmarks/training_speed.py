@@ -22,8 +22,8 @@ import numpy as np
 import torch
 
 from peers.environments import ROOT, make_environment
+from rdedge.text import EN_DASH
 from rdedge_train.model import Detector
-from rdedge_train.report import EN_DASH
 from rdedge_train.sample import SamplePlan, make_sample
 from rdedge_train.teachers import load_teacher_weights
 from results_file import write_results

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peers.environments import ROOT
+from rdedge.text import EN_DASH
 from rdedge_export.gate import DEFAULT_BUDGET
 from rdedge_export.map_cosine import map_cosines
-from rdedge_train.report import EN_DASH
 
 WORKER = Path(__file__).resolve().parent / "worker.py"
 _PAUSE_S = 0.05  # lets the last subject's threads stop spinning

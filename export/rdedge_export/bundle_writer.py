@@ -35,7 +35,9 @@ from rdedge.contract import (
 from rdedge.fidelity import Gate
 from rdedge.good_parts import Threshold
 from rdedge.line.drift import distribution_of, frame_statistics
+from rdedge.report_page import write_page
 from rdedge.threshold import Method, fit_thresholds
+from rdedge.versions import library_versions
 from rdedge_export.calibration import read_calibration
 from rdedge_export.gate import DEFAULT_BUDGET, Budget, GateFrames, Gatekeeper
 from rdedge_export.graph import graph_spec, onnx_graph
@@ -45,10 +47,8 @@ from rdedge_export.precisions import Lowering
 from rdedge_export.qat import int8_with_qat
 from rdedge_train.evaluate import Evaluation, JudgedParts, evaluate, find_parts
 from rdedge_train.evaluate_verb import write_evaluation_report
-from rdedge_train.report import write_page
 from rdedge_train.run_folder import FinishedRun
 from rdedge_train.subject import Subject, predict_through
-from rdedge_train.versions import library_versions
 
 GRAPH_FILES: dict[Precision, str] = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
 REPORT_FILE = "report.html"

@@ -13,6 +13,7 @@ import numpy as np
 from rdedge.contract import InputSpec
 from rdedge.errors import UsageError
 from rdedge.text import printable
+from rdedge.versions import library_versions
 from rdedge_export.export_verb import add_bundle_arguments, check_bundle_arguments, say_next, write_and_say
 from rdedge_train.config import TrainConfig, default_epochs
 from rdedge_train.data import find_images, read_frames, usable_images
@@ -20,7 +21,6 @@ from rdedge_train.foreign import read_foreign
 from rdedge_train.run_folder import FinishedRun, RunRecord, write_record
 from rdedge_train.teachers import state_sha256
 from rdedge_train.train_verb import add_input_arguments, input_spec
-from rdedge_train.versions import library_versions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,6 @@ import dataclasses
 import json
 import platform
 from collections.abc import Iterable, Iterator
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import get_args
 
@@ -22,12 +21,13 @@ from rdedge.events import Event
 from rdedge.line.heat import HeatWatch
 from rdedge.power_verb import state_of
 from rdedge.text import printable
+from rdedge.versions import library_versions
 from rdedge_export.selftest_engine import examine_cpu, examine_engines
 from rdedge_export.selftest_line import examine_camera, examine_line
 from rdedge_export.selftest_result import Result
 
 _BACKENDS = (*get_args(Flavour), "onnxruntime", "openvino")
-_PACKAGES = ("rdedge", "numpy", "opencv-python-headless", "onnxruntime", "openvino", "tensorrt", "pycuda")
+_PACKAGES = ("cv2", "onnxruntime", "openvino", "tensorrt", "pycuda")
 _ROOT = Path("/")
 
 
@@ -107,19 +107,11 @@ def _report(bundle: Bundle, args: argparse.Namespace, results: list[Result]) -> 
             "precisions": list(bundle.contract.precisions),
             "versions": bundle.contract.versions,
         },
-        "versions": {"python": platform.python_version(), **dict(_versions())},
+        "versions": library_versions(*_PACKAGES),
         "machine": {"system": f"{platform.system()} {platform.release()}", "processor": platform.machine()},
         "board": _board(),
         "findings": [dataclasses.asdict(finding) for finding in examine_machine(_ROOT)],
     }
-
-
-def _versions() -> Iterator[tuple[str, str]]:
-    for package in _PACKAGES:
-        try:
-            yield package, version(package)
-        except PackageNotFoundError:
-            continue  # JetPack's own are among the findings
 
 
 def _board() -> object:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+EN_DASH = "\N{EN DASH}"  # stands where a table has no value
+
 
 def printable(text: str) -> str:
     """One line, encodable: control characters and bytes of names that are not UTF-8 appear as escapes."""

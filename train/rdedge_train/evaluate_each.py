@@ -10,10 +10,10 @@ import msgspec
 
 from rdedge.contract import CONTRACT_FILE, Precision
 from rdedge.errors import DatasetError
+from rdedge.report_page import html_table, write_page
 from rdedge.text import printable
 from rdedge_train.evaluate import Evaluation, evaluate
 from rdedge_train.layouts import subfolders
-from rdedge_train.report import html_table, write_page
 from rdedge_train.subject import RUN_FILE, open_subject
 
 _FIGURES = ("image_auroc", "pixel_auroc", "au_pro", "miss_rate")

@@ -14,11 +14,12 @@ import numpy as np
 from rdedge.atomic import write_bytes
 from rdedge.contract import Precision
 from rdedge.errors import UsageError
-from rdedge.text import printable
+from rdedge.report_page import html_table
+from rdedge.text import EN_DASH, printable
 from rdedge.threshold import RULE_NAMES, shortage
 from rdedge_train.evaluate import ConditionRow, Evaluation, JudgedParts, Row, evaluate, parts_to_show
 from rdedge_train.evaluate_each import evaluate_each, subjects_below, table_rows, write_types_report
-from rdedge_train.report import EN_DASH, html_table, write_report
+from rdedge_train.report import write_report
 from rdedge_train.robustness import robustness
 from rdedge_train.subject import Subject, open_subject
 

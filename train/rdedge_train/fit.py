@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from rdedge.errors import RunError, UsageError
 from rdedge.text import printable
+from rdedge.versions import library_versions
 from rdedge_train.anomaly_map import PositionHead
 from rdedge_train.config import TrainConfig
 from rdedge_train.data import Frames, find_images, read_frames, split_good, usable_images
@@ -43,7 +44,6 @@ from rdedge_train.run_folder import (
 )
 from rdedge_train.teachers import load_teacher_weights
 from rdedge_train.tolerance import Tolerance, disturbed_copies
-from rdedge_train.versions import library_versions
 
 ADAM_BETAS = (0.5, 0.999)  # the official code's
 

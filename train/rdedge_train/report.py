@@ -13,12 +13,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from rdedge.atomic import write_bytes
+from rdedge.report_page import html_facts, html_table, html_tiles, write_page
 from rdedge_train.charts import histogram, roc
 from rdedge_train.metrics import auroc
 
 GOOD = "good"
-EN_DASH = "\N{EN DASH}"  # stands where a table has no value
 COLOUR_RANGE = (0.5, 1.5)  # of the threshold: its middle is where a part is rejected
 _PICTURE_PX = 288  # longest side; the page shows pictures smaller, so this is sharp on dense screens too
 _JPEG_QUALITY = 80
@@ -26,30 +25,11 @@ _OVERLAY_OPACITY = 0.7
 _MASK_RGB = (214, 40, 20)
 
 _STYLE = """
-:root{color-scheme:light;--ink:#1c2430;--soft:#5a6675;--line:#dde2e8;--good:#2f6fb0;--defective:#c2491d;--wash:#f6f8fa}
-*{box-sizing:border-box}
-body{margin:0;background:#fff;color:var(--ink);font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
-main{max-width:1160px;margin:0 auto;padding:32px 20px 56px}
-h1{font-size:1.75rem;line-height:1.2;margin:0 0 20px}h2{font-size:1.25rem;margin:40px 0 12px}
-h3{font-size:1.05rem;margin:28px 0 10px}h1,h3,h4,dd{overflow-wrap:anywhere}
-p{margin:0 0 12px;color:var(--soft);max-width:75ch}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px}
-.tiles div{background:var(--wash);border:1px solid var(--line);border-radius:8px;padding:12px 16px}
-.tiles b{display:block;font-size:1.5rem;line-height:1.25;font-variant-numeric:tabular-nums}
-.tiles span{color:var(--soft);font-size:.87rem}
-.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));gap:24px}
-figure{margin:0}figcaption{color:var(--soft);font-size:.87rem}svg{display:block;width:100%;height:auto}
-.charts svg{max-width:560px}.axis{stroke:#9aa5b1}.grid{stroke:#e9edf1}
-svg text{font-size:13px;fill:var(--soft);stroke:#fff;stroke-width:4px;paint-order:stroke}
+.grid{stroke:#e9edf1}
 .bar.good,svg text.good{fill:var(--good)}.bar.defective,svg text.defective{fill:var(--defective)}
 .threshold{stroke:var(--ink);stroke-width:1.5;stroke-dasharray:5 4}
 .roc{fill:none;stroke:var(--good);stroke-width:2.5;stroke-linejoin:round}.under{fill:var(--good);opacity:.1}
-.chance{stroke:#9aa5b1;stroke-dasharray:3 4}
-.scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
-th,td{padding:7px 14px 7px 0;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}
-th{color:var(--soft);font-weight:600;font-size:.87rem}
-dl{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,260px),1fr));gap:10px 28px;margin:0}
-dt{color:var(--soft);font-size:.87rem}dd{margin:0}.legend{max-width:420px;margin-bottom:12px}
+.chance{stroke:#9aa5b1;stroke-dasharray:3 4}.legend{max-width:420px;margin-bottom:12px}
 .parts{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,500px),1fr));gap:16px}
 .part{border:1px solid var(--line);border-radius:8px;padding:12px 14px;break-inside:avoid}
 .part h4{font-size:.95rem;margin:0}.part>p{margin:0 0 8px;font-size:.87rem}
@@ -57,7 +37,6 @@ dt{color:var(--soft);font-size:.87rem}dd{margin:0}.legend{max-width:420px;margin
 .pictures{display:grid;grid-template-columns:repeat(3,1fr);gap:8px}
 .pictures img{display:block;width:100%;height:auto;border-radius:4px}
 .nothing{display:grid;place-items:center;background:var(--wash);border-radius:4px;color:var(--soft);font-size:.8rem}
-footer{margin-top:48px;border-top:1px solid var(--line);padding-top:12px;color:var(--soft);font-size:.87rem}
 """
 
 
@@ -126,22 +105,9 @@ def write_report(
         f"<h2>Metrics</h2>{html_table(metrics_rows)}" if metrics_rows else "",
         _gallery(parts, threshold),
         sections,
-        f"<h2>How it was made</h2>{_fact_list(facts)}" if facts else "",
+        f"<h2>How it was made</h2>{html_facts(facts.items())}" if facts else "",
     ]
-    write_page(path, title, "\n".join(body))
-
-
-def write_page(path: Path, title: str, body: str) -> None:
-    """Write one HTML file in the report's style; ``title`` is escaped, ``body`` is HTML. Raises OSError."""
-    page = (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n<body><main>\n"
-        + body
-        + "\n<footer>Written by rdedge. This file holds everything it shows.</footer></main></body></html>\n"
-    )
-    # File names that are not UTF-8 reach us with characters that cannot be written.
-    write_bytes(path, page.encode("utf-8", errors="replace"))
+    write_page(path, title, "\n".join(body), _STYLE)
 
 
 def _tiles(scores: NDArray[np.float64], is_defective: NDArray[np.bool_], threshold: float) -> str:
@@ -156,21 +122,7 @@ def _tiles(scores: NDArray[np.float64], is_defective: NDArray[np.bool_], thresho
     if n_good and n_defective:
         tiles.append((f"{auroc(scores, is_defective):.4f}", "AUROC over parts"))
     tiles.append((f"{threshold:.4g}", "threshold: a part scoring above it is rejected"))
-    return f'<div class="tiles">{"".join(f"<div><b>{big}</b><span>{text}</span></div>" for big, text in tiles)}</div>'
-
-
-def html_table(rows: Sequence[Mapping[str, str]]) -> str:
-    """``<table>`` of rows by column name; everything is escaped."""
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in columns)
-    body = ""
-    for row in rows:
-        body += f"<tr>{''.join(f'<td>{escape(row.get(column, EN_DASH))}</td>' for column in columns)}</tr>"
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _fact_list(facts: Mapping[str, str]) -> str:
-    return f"<dl>{''.join(f'<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>' for k, v in facts.items())}</dl>"
+    return html_tiles(tiles)
 
 
 def _gallery(parts: Mapping[str, Sequence[JudgedPart]], threshold: float) -> str:

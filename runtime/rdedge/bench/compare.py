@@ -10,8 +10,9 @@ import numpy as np
 
 from rdedge.bench.record import STAGES, Record, read_record
 from rdedge.bench.stats import CONFIDENCE, PERCENTILES, Series, ratios
-from rdedge.bench.table import EN_DASH, Row, aligned
+from rdedge.bench.table import Row, aligned
 from rdedge.errors import UsageError
+from rdedge.text import EN_DASH
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

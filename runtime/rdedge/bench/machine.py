@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from rdedge import doctor_verb
 from rdedge.backends import BackendName
 from rdedge.backends.cuda import CudaDevice, load_pycuda
 from rdedge.board.machine import is_jetson
+from rdedge.versions import library_versions
 
 _PACKAGES = {
     "onnxruntime": ("onnxruntime",),
@@ -44,10 +43,7 @@ def machine(root: Path = Path("/")) -> dict[str, str]:
 
 def versions(backend: BackendName) -> dict[str, str]:
     """Of Python, rdedge and what the line runs on."""
-    names = ("rdedge", "numpy", "msgspec")
-    found = {"python": platform.python_version()} | {name: _version(name) for name in names}
-    found["opencv"] = _version("cv2")
-    return found | {name: _version(name) for name in _PACKAGES[backend]}
+    return library_versions("msgspec", "cv2", *_PACKAGES[backend])
 
 
 def device_used_mb() -> float:
@@ -69,10 +65,3 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:  # the module comes from a package of another name, such as onnxruntime-gpu
-        return str(getattr(import_module(package), "__version__", "unknown"))

@@ -8,8 +8,8 @@ import numpy as np
 
 from rdedge.bench.record import EXPLAINED, STAGES, WHOLE, Board, Phase, Record
 from rdedge.bench.stats import PERCENTILES, jitter, percentiles, samples_for
+from rdedge.text import EN_DASH
 
-EN_DASH = "\N{EN DASH}"  # stands where a table has no value
 COLUMNS = ("stage", *(f"p{p:g}" for p in PERCENTILES), "max", "jitter")
 Row = tuple[str, ...]
 
@@ -82,8 +82,9 @@ def record_facts(record: Record) -> list[tuple[str, str]]:
     facts = [*record.subject.items(), ("versions", ", ".join(f"{k} {v}" for k, v in record.versions.items()))]
     if record.cold_start_ms:
         low, middle, high = (float(v) for v in np.quantile(record.cold_start_ms, [0, 0.5, 1]))
-        text = f"process start to first verdict {middle:.0f} ms ({low:.0f} to {high:.0f} ms, median of "
-        facts.append(("cold start", f"{text}{len(record.cold_start_ms)})"))
+        times = len(record.cold_start_ms)
+        spread = f"{low:.0f} to {high:.0f} ms, median of {times}" if times > 1 else "once"
+        facts.append(("cold start", f"process start to first verdict {middle:.0f} ms ({spread})"))
     memory = record.memory
     if memory.run_peak_mb is not None:
         facts.append(("peak memory", f"{memory.run_peak_mb:.0f} MB resident, of a fresh `rdedge run`"))
