@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from rdedge.bundle import Bundle
 from rdedge.errors import ImageError, SourceError
+from rdedge.events import Event, tell
 from rdedge.frames import Frame
 from rdedge.sources import FrameSource, SourceInfo, is_camera, open_source
 
@@ -74,8 +75,15 @@ class Feed:
         self._uri = uri
 
     def open(self) -> FrameSource:
-        """From their begin."""
-        return OwnSource(self.pictures) if self._uri is None else open_source(self._uri)
+        """From their begin; a camera's first fault ends them, where a line would wait for it."""
+        return OwnSource(self.pictures) if self._uri is None else open_source(self._uri, on_event=_end_at_faults)
+
+
+def _end_at_faults(event: Event) -> None:
+    """Raises SourceError for an error; tells the rest."""
+    if event.severity != "error":
+        return tell(event)
+    raise SourceError(f"{event.camera}: {event.text}", remedy="a measurement ends at a camera's first fault: try again")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

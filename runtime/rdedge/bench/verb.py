@@ -48,6 +48,8 @@ def execute(args: argparse.Namespace) -> int:
     if args.compare is not None:
         if args.bundle is not None:
             raise UsageError("--compare with a bundle", remedy="compare measurements that were made before")
+        if args.json is not None or args.html is not None:
+            raise UsageError("--compare with --json or --html", remedy="leave it out: a comparison is only printed")
         return _compare(*args.compare, anyway=args.anyway)
     record = measure(_plan(args))
     for line in table.lines(record):
@@ -93,7 +95,11 @@ def _plan(args: argparse.Namespace) -> Plan:
     is_live = args.source is not None and is_camera(args.source)
     if is_live and (args.pace is not None or args.idle_gap is not None):
         raise UsageError(f"--pace or --idle-gap with {args.source}", remedy="a camera has its own pace: leave it out")
+    if args.anyway:
+        raise UsageError("--anyway without --compare", remedy="leave it out")
     for path in (args.json, args.html):
+        if path is not None and path.is_dir():
+            raise UsageError(f"{path}: is a folder", remedy="name the file to write in it")
         if path is not None and not path.parent.is_dir():
             raise UsageError(f"{path.parent}: no such folder", remedy="make it first")
     return Plan(

@@ -126,6 +126,11 @@ def test_what_is_no_measurement_is_refused(tmp_path: Path, refused: Refused, dat
     assert says in refused("bench", "--compare", path, path)
 
 
+def test_a_comparison_writes_no_file(tmp_path: Path, refused: Refused) -> None:
+    told = refused("bench", "--compare", "a.json", "b.json", "--html", tmp_path / "page.html")
+    assert "--compare with --json or --html" in told
+
+
 def test_a_folder_without_measurements_is_refused(tmp_path: Path, refused: Refused) -> None:
     assert "holds no measurements" in refused("bench", "--compare", tmp_path, tmp_path)
 

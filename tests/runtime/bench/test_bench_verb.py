@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -13,10 +14,10 @@ import numpy as np
 import pytest
 
 from rdedge.bench.record import STAGES, WHOLE, Record, read_record
-from rdedge.bench.table import EN_DASH
 from rdedge.cli import main
 from rdedge.inspector import Inspector
 from rdedge.sinks import JsonLinesSink
+from rdedge.text import EN_DASH
 
 Refused = Callable[..., str]
 BEFORE_THE_SINKS = ("queue", "preprocess", "engine", "judge")
@@ -158,6 +159,16 @@ def test_the_page_holds_everything(bundle: Path, tmp_path: Path) -> None:
         assert sum(counts) == 40, stage
     assert "rdedge bench" in text or "command" in text
     assert "onnxruntime" in text
+    assert '<th scope="col">stage, ms</th>' in text and "Side by side" not in text
+
+
+def test_phases_stand_side_by_side_on_the_page(bundle: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    record = bench(bundle, tmp_path, "--frames", 4, "--warm-up", 0, "--idle-gap", 0.01, "--html", page)
+    table = page.read_text().partition("<h2>Side by side</h2>")[2].partition("</table>")[0]
+    for phase in record.phases:
+        median = float(np.median(phase.times_ms[WHOLE]))
+        assert f"<td>{phase.name}</td><td>{median:.2f}</td>" in table
 
 
 @pytest.mark.parametrize(
@@ -172,6 +183,8 @@ def test_the_page_holds_everything(bundle: Path, tmp_path: Path) -> None:
         (["--source", "rtsp://127.0.0.1/x", "--pace", "max"], "a camera has its own pace"),
         (["--source", "/nowhere"], "/nowhere: no such file or folder"),
         (["--json", "/nowhere/x.json"], "/nowhere: no such folder"),
+        (["--html", "/tmp"], "/tmp: is a folder; name the file"),
+        (["--anyway"], "--anyway without --compare"),
         (["--precision", "fp16"], "has no fp16 graph"),
         (["--compare", "a.json", "b.json"], "--compare with a bundle"),
     ],
@@ -179,6 +192,16 @@ def test_the_page_holds_everything(bundle: Path, tmp_path: Path) -> None:
 )
 def test_a_wrong_command_is_one_line(bundle: Path, refused: Refused, options: list[str], says: str) -> None:
     assert says in refused("bench", bundle, "--cold-starts", 0, *options)
+
+
+def test_a_camera_that_is_not_there_ends_it(
+    bundle: Path, run_python: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    """A line would wait for it, and so would this test: hence in a process that may be given up."""
+    code = "import sys; from rdedge.cli import main; sys.exit(main(sys.argv[1:]))"
+    done = run_python(code, "bench", bundle, "--cold-starts", 0, "--source", "v4l2:///dev/video99")
+    assert done.returncode == 2 and not done.stdout and done.stderr.count("\n") == 1
+    assert "/dev/video99: No such file" in done.stderr and "ends at a camera's first fault" in done.stderr
 
 
 def test_a_bundle_is_needed(refused: Refused) -> None:
