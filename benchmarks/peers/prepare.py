@@ -91,7 +91,9 @@ def edge_bundle(inputs: Inputs, folder: Path) -> None:
 
 
 def lower_to_int8(inputs: Inputs, folder: Path) -> Path:
-    """``int8.onnx`` beside ``bundle``: what ``rdedge export --precision int8`` writes, less its ranking of layers.
+    """``int8.onnx`` beside ``bundle``: what ``rdedge export --precision int8 --int8-transposed`` writes.
+
+    Layers are not ranked, which is for its report.
 
     Judged on the small frames, calibrated on the good parts. Raises ExportError if the gate refuses it.
     """
@@ -103,7 +105,7 @@ def lower_to_int8(inputs: Inputs, folder: Path) -> Path:
     parts = read_frames(inputs.parts, find_images(inputs.parts).good_paths, spec)
     images = Calibration(frames_u8=parts.frames_u8, sha256=parts.sha256, source="good parts")
     path = folder / "int8.onnx"
-    onnx.save(Lowering(graph, keeper, ranks_layers=False).int8(images).model, path)
+    onnx.save(Lowering(graph, keeper, ranks_layers=False).int8(images, with_transposed=True).model, path)
     return path
 
 

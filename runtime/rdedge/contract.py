@@ -18,7 +18,7 @@ from rdedge.fidelity import Gate, Metrics, Parity
 from rdedge.good_parts import Distribution, FrameStatistics, Threshold
 from rdedge.strict import Count, Sha256, Strict
 
-SCHEMA_VERSION: Literal[3] = 3
+SCHEMA_VERSION: Literal[4] = 4
 CONTRACT_FILE = "contract.json"
 MIN_SIDE_PX = 32
 MAX_SIDE_PX = 4096
@@ -117,7 +117,7 @@ class CalibrationSpec(Strict, frozen=True):
 class Contract(Strict, frozen=True):
     """The whole contract of a bundle."""
 
-    schema_version: Literal[3]
+    schema_version: Literal[4]
     created_utc: str
     input: InputSpec
     graph: GraphSpec
