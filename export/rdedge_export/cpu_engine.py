@@ -17,6 +17,7 @@ from rdedge.bundle import Bundle
 from rdedge.contract import Precision
 from rdedge.cpu_proof import Proof, read_proof, write_proof
 from rdedge.errors import BackendError, UsageError
+from rdedge.sealed import UNSEALED
 from rdedge.threshold import fit_thresholds, refit_method
 from rdedge_export.map_cosine import map_cosines
 
@@ -73,7 +74,7 @@ def prove(bundle: Bundle, precision: Precision, *, if_needed: bool) -> tuple[Pro
         onnxruntime_fp32_median_ms=expected.median_ms,
         image_threshold=image_threshold,
         pixel_threshold=pixel_threshold,
-        proof_sha256="0" * 64,
+        record_sha256=UNSEALED,
     )
     is_near = proof.map_cosine >= gate.min_map_cosine
     if not is_near or proof.flipped > max(1, int(gate.max_verdict_flips * proof.frames)):

@@ -33,6 +33,7 @@ from rdedge.engines import (
     write_engine,
 )
 from rdedge.errors import BackendError, UsageError
+from rdedge.sealed import UNSEALED
 from rdedge.threshold import fit_thresholds, refit_method
 from rdedge_export.engine import Progress, build_plan
 from rdedge_export.engine_layers import check_precision, dla_layers, layer_precisions
@@ -151,7 +152,7 @@ def _build(
         check=check,
         image_threshold=image_threshold,
         pixel_threshold=pixel_threshold,
-        record_sha256="0" * 64,
+        record_sha256=UNSEALED,
     )
     record = write_engine(bundle, plan.engine, record)
     if plan.timing_cache:

@@ -12,18 +12,14 @@ import platform
 from pathlib import Path
 from typing import Literal
 
-import msgspec
-
-from rdedge.atomic import write_bytes
 from rdedge.bundle import Bundle
 from rdedge.contract import Precision
 from rdedge.engines import ENGINES_FOLDER
 from rdedge.errors import BackendError
 from rdedge.good_parts import Threshold
+from rdedge.sealed import SealedRecord, read_sealed, write_sealed
 from rdedge.strict import Sha256, Strict
 
-_MAX_BYTES = 1 << 16
-_UNSEALED = "0" * 64
 # What kernels for INT8 and 16-bit numbers are chosen by, as /proc/cpuinfo names it on x86 and on Arm.
 _ON_X86 = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
 _ON_ARM = ("asimddp", "i8mm", "bf16", "sve")
@@ -44,7 +40,7 @@ class ProofKey(Strict, frozen=True):
         return f"{self.precision}-openvino-{where}-{self.onnx_sha256[:12]}"
 
 
-class Proof(Strict, frozen=True):
+class Proof(SealedRecord, frozen=True):
     """Distance from FP32 in ONNX Runtime on ``frames`` held-out good parts, and both engines' times a frame."""
 
     schema_version: Literal[1]
@@ -57,7 +53,6 @@ class Proof(Strict, frozen=True):
     onnxruntime_fp32_median_ms: float
     image_threshold: Threshold  # refitted on the engine's own answers
     pixel_threshold: Threshold
-    proof_sha256: Sha256
 
 
 def proof_path(bundle: Bundle, key: ProofKey) -> Path:
@@ -72,11 +67,9 @@ def prove_command(bundle: Bundle, precision: Precision) -> str:
 
 def write_proof(bundle: Bundle, proof: Proof) -> Proof:
     """Sealed, in place of any older one. Raises OSError, e.g. on a full disk."""
-    sealed = msgspec.structs.replace(proof, proof_sha256=_digest(proof))
     path = proof_path(bundle, proof.key)
     path.parent.mkdir(exist_ok=True)
-    write_bytes(path, msgspec.json.format(msgspec.json.encode(sealed), indent=2) + b"\n")
-    return sealed
+    return write_sealed(path, proof)
 
 
 def read_proof(bundle: Bundle, key: ProofKey) -> Proof:
@@ -87,21 +80,10 @@ def read_proof(bundle: Bundle, key: ProofKey) -> Proof:
             f"{bundle.path}: {key.precision} was not measured with OpenVINO {key.version} on this {key.processor}",
             remedy=remedy,
         )
-    try:
-        with path.open("rb") as f:
-            proof = msgspec.json.decode(f.read(_MAX_BYTES), type=Proof)
-    except OSError as exc:
-        raise BackendError(f"{path}: cannot be read ({exc.strerror})", remedy=remedy) from exc
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise BackendError(f"{path}: is not what `rdedge engine` wrote ({exc})", remedy=remedy) from exc
-    if _digest(proof) != proof.proof_sha256 or proof.key != key:
-        raise BackendError(f"{path}: was changed since it was measured, or is of another machine", remedy=remedy)
+    proof = read_sealed(path, Proof, remedy=remedy)
+    if proof.key != key:
+        raise BackendError(f"{path}: is of another machine or graph", remedy=remedy)
     return proof
-
-
-def _digest(proof: Proof) -> str:
-    """Hash of all of a proof but this hash itself."""
-    return hashlib.sha256(msgspec.json.encode(msgspec.structs.replace(proof, proof_sha256=_UNSEALED))).hexdigest()
 
 
 def processor_name(root: Path = Path("/")) -> str:

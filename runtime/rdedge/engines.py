@@ -19,11 +19,10 @@ from rdedge.bundle import Bundle
 from rdedge.contract import Precision
 from rdedge.errors import BackendError
 from rdedge.good_parts import Threshold
+from rdedge.sealed import SealedRecord, read_sealed, write_sealed
 from rdedge.strict import Sha256, Strict
 
 ENGINES_FOLDER = "engines"
-_MAX_RECORD_BYTES = 1 << 22
-_UNSEALED = "0" * 64
 
 Flavour = Literal["tensorrt", "tensorrt-rtx"]
 
@@ -66,7 +65,7 @@ class EngineCheck(Strict, frozen=True):
     device_ms_median: float
 
 
-class EngineRecord(Strict, frozen=True):
+class EngineRecord(SealedRecord, frozen=True):
     """Everything known of one built engine."""
 
     schema_version: Literal[1]
@@ -81,7 +80,6 @@ class EngineRecord(Strict, frozen=True):
     check: EngineCheck
     image_threshold: Threshold  # refitted on the engine's own answers
     pixel_threshold: Threshold
-    record_sha256: Sha256
 
 
 def engine_paths(bundle: Bundle, key: EngineKey) -> tuple[Path, Path]:
@@ -102,21 +100,14 @@ def write_engine(bundle: Bundle, engine: bytes, record: EngineRecord) -> EngineR
     Raises OSError, e.g. on a full disk; then neither file is there.
     """
     engine_path, record_path = engine_paths(bundle, record.key)
-    sealed = msgspec.structs.replace(record, record_sha256=_digest(record))
     try:
         record_path.unlink(missing_ok=True)
         write_bytes(engine_path, engine)
-        write_bytes(record_path, msgspec.json.format(msgspec.json.encode(sealed), indent=2) + b"\n")
+        return write_sealed(record_path, record)
     except BaseException:
         record_path.unlink(missing_ok=True)
         engine_path.unlink(missing_ok=True)
         raise
-    return sealed
-
-
-def _digest(record: EngineRecord) -> str:
-    """Hash of all of a record but this hash itself."""
-    return hashlib.sha256(msgspec.json.encode(msgspec.structs.replace(record, record_sha256=_UNSEALED))).hexdigest()
 
 
 def read_record(bundle: Bundle, key: EngineKey) -> EngineRecord:
@@ -128,25 +119,10 @@ def read_record(bundle: Bundle, key: EngineKey) -> EngineRecord:
     remedy = rebuild_command(bundle, key)
     if not path.is_file():
         raise BackendError(_why_none(bundle, key), remedy=remedy)
-    record = _decode(path, remedy=remedy)
+    record = read_sealed(path, EngineRecord, remedy=remedy)
     difference = _difference(record.key, key)
     if difference is not None:
         raise BackendError(f"{path}: is for {difference}", remedy=remedy)
-    return record
-
-
-def _decode(path: Path, *, remedy: str) -> EngineRecord:
-    if not path.is_file():  # a pipe would make us wait
-        raise BackendError(f"{path}: is not a file", remedy=remedy)
-    try:
-        with path.open("rb") as f:
-            record = msgspec.json.decode(f.read(_MAX_RECORD_BYTES), type=EngineRecord)
-    except OSError as exc:
-        raise BackendError(f"{path}: cannot be read ({exc.strerror})", remedy=remedy) from exc
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise BackendError(f"{path}: is not an engine's record ({exc})", remedy=remedy) from exc
-    if _digest(record) != record.record_sha256:
-        raise BackendError(f"{path}: was changed after the build (its own sha256 does not fit)", remedy=remedy)
     return record
 
 
@@ -175,7 +151,7 @@ def newest_engine(bundle: Bundle, precision: Precision, flavour: Flavour) -> Eng
     """
     found = []
     for path in sorted((bundle.path / ENGINES_FOLDER).glob(f"{precision}-{flavour}-[0-9]*.json")):
-        record = _decode(path, remedy=f"remove {path} and its engine, or build it again")
+        record = read_sealed(path, EngineRecord, remedy=f"remove {path} and its engine, or build it again")
         is_of_graph = record.key.onnx_sha256 == bundle.contract.files[bundle.precision_spec(precision).file]
         if is_of_graph and record.key.dla_core is None:
             found.append(record)

@@ -132,7 +132,7 @@ def test_flipped_verdicts_are_refused(engine_bundle: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (lambda data: data.replace(b'"flipped": 0', b'"flipped": 1'), "was changed since it was measured"),
+        (lambda data: data.replace(b'"flipped": 0', b'"flipped": 1'), "was changed since it was written"),
         (lambda data: data[: len(data) // 2], "is not what `rdedge engine` wrote"),
         (lambda data: b"\xff" + data, "is not what `rdedge engine` wrote"),
         (lambda data: data.replace(b'"frames"', b'"frame"'), "is not what `rdedge engine` wrote"),
@@ -156,7 +156,7 @@ def test_the_proof_of_another_machine_or_graph_is_none(engine_bundle: Path, fiel
     with pytest.raises(BackendError, match="int8 was not measured with OpenVINO"):
         read_proof(bundle, other)
     only_proof(engine_bundle).rename(proof_path(bundle, other))
-    with pytest.raises(BackendError, match="is of another machine"):
+    with pytest.raises(BackendError, match="is of another machine or graph"):
         read_proof(bundle, other)
 
 

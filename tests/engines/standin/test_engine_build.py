@@ -216,13 +216,12 @@ def alter(path: Path, change: Any) -> None:
 
 def with_key(bundle: Path, **changes: Any) -> None:
     """As if an engine of another machine had been copied here and renamed, record and all."""
-    from rdedge import engines
+    from rdedge.sealed import sealed
 
     path = next((bundle / "engines").glob("*.json"))
     record = msgspec.json.decode(path.read_bytes(), type=EngineRecord)
     record = msgspec.structs.replace(record, key=msgspec.structs.replace(record.key, **changes))
-    record = msgspec.structs.replace(record, record_sha256=engines._digest(record))
-    path.write_bytes(msgspec.json.encode(record))
+    path.write_bytes(msgspec.json.encode(sealed(record)))
 
 
 def engine_file(bundle: Path) -> Path:
@@ -253,22 +252,22 @@ HOSTILE: dict[str, tuple[Any, str]] = {
     "engine is a folder": (lambda b: make_folder(engine_file(b)), "is missing"),
     "engine is a pipe": (lambda b: make_pipe(engine_file(b)), "is missing"),
     "record missing": (lambda b: record_file(b).unlink(), "has no fp32 engine"),
-    "record empty": (lambda b: record_file(b).write_bytes(b""), "is not an engine's record"),
-    "record truncated": (lambda b: alter(record_file(b), lambda d: d[:-9]), "is not an engine's record"),
-    "record no text": (lambda b: record_file(b).write_bytes(b"\xff\xfe"), "is not an engine's record"),
-    "record nested": (lambda b: record_file(b).write_bytes(b"[" * 100000), "is not an engine's record"),
-    "record huge": (lambda b: record_file(b).write_bytes(b" " * (5 << 20)), "is not an engine's record"),
+    "record empty": (lambda b: record_file(b).write_bytes(b""), "is not what `rdedge engine` wrote"),
+    "record truncated": (lambda b: alter(record_file(b), lambda d: d[:-9]), "is not what `rdedge engine` wrote"),
+    "record no text": (lambda b: record_file(b).write_bytes(b"\xff\xfe"), "is not what `rdedge engine` wrote"),
+    "record nested": (lambda b: record_file(b).write_bytes(b"[" * 100000), "is not what `rdedge engine` wrote"),
+    "record huge": (lambda b: record_file(b).write_bytes(b" " * (5 << 20)), "is not what `rdedge engine` wrote"),
     "record with another key": (
         lambda b: alter(record_file(b), lambda d: d.replace(b'"build_s"', b'"built_s"')),
-        "is not an engine's record",
+        "is not what `rdedge engine` wrote",
     ),
     "record of a later schema": (
         lambda b: alter(record_file(b), lambda d: d.replace(b'"schema_version": 1', b'"schema_version": 2')),
-        "is not an engine's record",
+        "is not what `rdedge engine` wrote",
     ),
     "threshold edited": (
         lambda b: alter(record_file(b), lambda d: d.replace(b'"parts": 6', b'"parts": 7')),
-        "was changed after the build",
+        "was changed since it was written",
     ),
     "record is a pipe": (lambda b: make_pipe(record_file(b)), "has no fp32 engine"),
     "of another TensorRT": (lambda b: with_key(b, version="10.7.0"), r"is for TensorRT 10\.7\.0, wanted 10\.3\.0"),
