@@ -72,7 +72,10 @@ def _prove(bundle: Bundle, args: argparse.Namespace) -> int:
     print(f"{'measured' if was_measured else 'kept'} {printable(str(proof_path(bundle, key)))}")
     print(f"  OpenVINO {printable(key.version)} on {printable(key.processor)}")
     print(f"  map cosine to FP32 {proof.map_cosine:.4f} or more, {proof.flipped} of {proof.frames} verdicts flip")
-    print(f"  {proof.median_ms:.2f} ms a call (median), ONNX Runtime in FP32 {proof.onnxruntime_fp32_median_ms:.2f} ms")
+    pays = proof.median_ms < proof.onnxruntime_fp32_median_ms
+    verdict = "" if pays else ": nothing is gained here, leave out --backend and --precision"
+    times = f"{proof.median_ms:.2f} ms a call (median), ONNX Runtime in FP32 {proof.onnxruntime_fp32_median_ms:.2f} ms"
+    print(f"  {times}{verdict}")
     print(f"  image threshold refitted to {proof.image_threshold.value:.4g}")
     _say_next(args, _CPU)
     return 0

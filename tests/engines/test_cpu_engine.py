@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -52,6 +54,22 @@ def test_it_tells_distance_time_and_threshold_and_then_the_line_runs(
     with Inspector.open(engine_bundle, backend="openvino", precision=precision) as inspector:  # type: ignore[arg-type]
         assert inspector.threshold == proof.image_threshold.value != bundle.precision_spec("fp32").image_threshold.value
         assert inspector.inspect(np.full((*SIZE_HW, 3), 10, np.uint8)).is_anomalous
+
+
+@pytest.mark.parametrize("fp32_ms", [0.0, 1e9])
+def test_it_says_whether_it_pays(
+    engine_bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, fp32_ms: float
+) -> None:
+    measured = cpu_engine._measure
+    results = iter([fp32_ms, None])  # FP32 in ONNX Runtime comes first
+
+    def timed(*arguments: Any) -> object:
+        result, ms = measured(*arguments), next(results)
+        return result if ms is None else replace(result, median_ms=ms)
+
+    monkeypatch.setattr(cpu_engine, "_measure", timed)
+    assert measure(engine_bundle) == 0
+    assert ("nothing is gained here" in capsys.readouterr().out) == (fp32_ms == 0.0)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
