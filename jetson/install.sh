@@ -18,6 +18,8 @@ OLDEST_TENSORRT=8.6
 
 # shellcheck source=venv.sh source-path=SCRIPTDIR
 source "$HERE/venv.sh"
+# shellcheck source=deploy_login.sh source-path=SCRIPTDIR
+source "$HERE/deploy_login.sh"
 
 # What is copied: source below this folder, its place, its mode.
 FILES=(
@@ -33,11 +35,14 @@ FILES=(
 
 usage() {
     cat <<'END'
-usage: sudo jetson/install.sh [--dry-run] [--wheels DIR]
+usage: sudo jetson/install.sh [--dry-run] [--wheels DIR] [--deploy-key FILE]
        sudo jetson/install.sh --uninstall [--purge] [--dry-run]
 
   --dry-run     say what would be done, change nothing; needs no root
   --wheels DIR  take Python packages from this folder alone: for a board without internet
+  --deploy-key FILE
+                let the holders of these keys (FILE has the public ones, a line each) deploy over ssh, as user rdedge,
+                and do nothing else; they replace the keys given before
   --uninstall   remove what this script put there; line files, bundles and results stay
   --purge       with --uninstall: these and the user rdedge go too
 END
@@ -326,12 +331,14 @@ reload() {
 
 install_all() {
     read_board
+    choose_deploy_key
     choose_packages
     install_packages
     build_wheel
     make_venv
     add_account
     copy_files
+    allow_deploys
     act rm -rf "$TOP/build-venv"
     say "done: put a bundle into $DATA and a line file into $LINE_FILES, then: sudo systemctl enable --now rdedge@LINE"
 }
@@ -346,6 +353,7 @@ uninstall_all() {
         act systemctl stop 'rdedge@*.service' 'rdedge-engine@*.service'
         act find /etc/systemd/system -path '*.wants/rdedge*@*.service' -type l -delete
     fi
+    forbid_deploys
     while read -r source target mode; do
         act rm -f "$target" "$target.rdedge-new"
     done < <(printf '%s\n' "${FILES[@]}")
@@ -383,7 +391,7 @@ uninstall_all() {
 
 # ---- main ------------------------------------------------------------------------------------------------------------
 
-dry_run=0 do_uninstall=0 purge=0 wheels='' pip_sources=()
+dry_run=0 do_uninstall=0 purge=0 wheels='' deploy_key='' pip_sources=()
 l4t='' jetpack='' cuda='' python='' chip='' opencv='' tensorrt='' wheel='' new='' missing=()
 while [ $# -gt 0 ]; do
     case $1 in
@@ -395,12 +403,16 @@ while [ $# -gt 0 ]; do
             wheels=$(cd "$2" && pwd)
             pip_sources=(--no-index --find-links "$wheels")
             shift ;;
+        --deploy-key)
+            [ -s "${2:-}" ] || { usage >&2; exit 2; }
+            deploy_key=$2
+            shift ;;
         -h | --help) usage; exit 0 ;;
         *)           usage >&2; exit 2 ;;
     esac
     shift
 done
-if [ "$purge" = 1 ] && [ "$do_uninstall" = 0 ]; then
+if [ "$purge$do_uninstall" = 10 ] || { [ "$do_uninstall" = 1 ] && [ -n "$deploy_key" ]; }; then
     usage >&2
     exit 2
 fi

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from rdedge_train.run_folder import EpochRecord
 
 SIZE_HW = (64, 64)
-NEEDS_HARDWARE = ("gpu", "jetson")  # markers of the tests that may be skipped
+# Markers of the tests that may be skipped. Root has what these tests need, so there they count.
+EXCUSED = ("gpu", "jetson") if os.geteuid() == 0 else ("gpu", "jetson", "mounts")
 
 
 class _NoSkips:
@@ -37,9 +38,7 @@ class _NoSkips:
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """A report's keywords hold markers and folders alike, and there is a folder ``jetson``."""
-        self.excused = {
-            item.nodeid for item in session.items if any(item.get_closest_marker(name) for name in NEEDS_HARDWARE)
-        }
+        self.excused = {item.nodeid for item in session.items if any(item.get_closest_marker(name) for name in EXCUSED)}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         is_excused = hasattr(report, "wasxfail") or report.nodeid in self.excused
@@ -61,7 +60,7 @@ class _NoSkips:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """RDEDGE_NO_SKIPS=1: every test counts, except those for hardware that is not there.
+    """RDEDGE_NO_SKIPS=1: every test counts, except those for hardware or, without root, permissions that are not there.
 
     One thread for torch, here and in child processes, unless asked otherwise: the tiny models gain nothing by more,
     and sums are rounded in the same order on every machine.

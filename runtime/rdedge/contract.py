@@ -136,7 +136,7 @@ class Contract(Strict, frozen=True):
         if not self.precisions:
             raise ValueError("at least one precision is needed")
         for name in self.files:
-            _check_file_name(name)
+            check_file_name(name)
         for precision, spec in self.precisions.items():
             if spec.file not in self.files:
                 raise ValueError(f"precision {precision} names {spec.file}, which is not under files")
@@ -149,7 +149,7 @@ class Contract(Strict, frozen=True):
             raise ValueError(f"{self.calibration.frames} calibration frames, but {len(listed)} of them under files")
 
 
-def _check_file_name(name: str) -> None:
+def check_file_name(name: str) -> None:
     """A file of the bundle lies below it: no absolute path, no ``..``, no backslash, nothing unprintable."""
     path = PurePosixPath(name)
     plain = name.isprintable() and "\\" not in name and str(path) == name

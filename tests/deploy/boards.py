@@ -23,6 +23,7 @@ from rdedge.deploy.watch import Look, look
 from rdedge.line.config import Metrics
 
 HERE = Path(__file__).parent
+PYTHONPATH = os.pathsep.join([str(Path(rdedge.__file__).parents[1]), *os.environ.get("PYTHONPATH", "").split(":")])
 WAIT_S = 400.0  # nothing here is about time, and machines may be busy
 SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
 PACKAGES = {"openssh-server": SSHD, "openssh-client": "ssh", "rsync": "rsync"}
@@ -38,7 +39,7 @@ UsePAM no
 StrictModes no
 PermitRootLogin prohibit-password
 MaxStartups 100
-SetEnv PATH={folder}/bin:{path} PYTHONPATH={pythonpath} OMP_NUM_THREADS=1
+SetEnv PATH={folder}/bin:{path} OMP_NUM_THREADS=1 {environment}
 """
 
 
@@ -50,7 +51,7 @@ def missing_packages() -> list[str]:
 class Sshd:
     """One host: its key, its user's key, and a folder ``bin`` that is first on its PATH."""
 
-    def __init__(self, folder: Path, *, max_file_bytes: int | None = None):
+    def __init__(self, folder: Path, *, max_file_bytes: int | None = None, environment: dict[str, str] | None = None):
         self.folder = folder
         self.bin = folder / "bin"
         self.bin.mkdir()
@@ -59,10 +60,10 @@ class Sshd:
         self.port = free_port()
         self.address = f"{getpass.getuser()}@127.0.0.1"
         self.know((folder / "host_key.pub").read_text())
-        pythonpath = os.pathsep.join(
-            [str(Path(rdedge.__file__).parents[1]), *os.environ.get("PYTHONPATH", "").split(":")]
+        given = " ".join(
+            f"{name}={value}" for name, value in ({"PYTHONPATH": PYTHONPATH} | (environment or {})).items()
         )
-        settings = _SETTINGS.format(port=self.port, folder=folder, path=os.environ["PATH"], pythonpath=pythonpath)
+        settings = _SETTINGS.format(port=self.port, folder=folder, path=os.environ["PATH"], environment=given)
         (folder / "sshd_config").write_text(settings)
         if os.getuid() == 0:
             Path("/run/sshd").mkdir(exist_ok=True)  # where it drops its privileges; made at boot elsewhere
@@ -104,7 +105,14 @@ class Sshd:
 class BoardSite:
     """A board with one line, ``press``, whose camera is ``camera``; its bundle is ``current`` if one was laid."""
 
-    def __init__(self, folder: Path, host: Sshd, camera: MjpegServer, settings: str = ""):
+    def __init__(
+        self,
+        folder: Path,
+        host: Sshd,
+        camera: MjpegServer,
+        settings: str = "",
+        environment: dict[str, str] | None = None,
+    ):
         self.host = host
         self.folder = folder
         self.port = free_port()
@@ -114,7 +122,9 @@ class BoardSite:
         # Unix sockets have short names
         self.socket = folder / "u"
         serve = [sys.executable, HERE / "line_unit.py", "serve", self.line_file, self.socket]
-        self._unit = subprocess.Popen(serve, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._unit = subprocess.Popen(
+            serve, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | (environment or {})
+        )
         assert self._unit.stdout is not None and self._unit.stdout.readline() == b"ready\n"
         self.restart = shlex.join([sys.executable, str(HERE / "line_unit.py"), "restart", str(self.socket)])
         self._is_over = threading.Event()
@@ -133,9 +143,10 @@ class BoardSite:
         """Put a bundle in force without ssh, start the line with it, and watch the link from now on."""
         name = version_of(bundle)
         self.store.folder.mkdir(parents=True)
-        shutil.copytree(bundle, incoming := self.folder / "arriving")
+        shutil.copytree(bundle, incoming := self.store.folder.parent / "arriving")
         self.store.take_in(incoming, name)
-        self.store.switch_to(name)
+        with self.store.prepared(name) as link:
+            self.store.put_in_force(link)
         self.store.write_state(State(proved=(name,)))
         shutil.rmtree(incoming)
         subprocess.run(self.restart, shell=True, check=True, timeout=WAIT_S)
@@ -158,6 +169,11 @@ class BoardSite:
         """Run it to its end."""
         command = self.command(what, *arguments, watch_s=watch_s)
         return subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S * 3)
+
+    @property
+    def line_pid(self) -> int:
+        """The line's process."""
+        return int(Path(f"{self.socket}.pid").read_text())
 
     def seen(self) -> Look | None:
         """The line's own metrics."""

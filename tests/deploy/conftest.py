@@ -33,20 +33,20 @@ _TINY = _tiny_model()
 
 
 @pytest.fixture(scope="session")
-def _packages() -> None:
+def packages() -> None:
     if missing := missing_packages():
         pytest.skip(f"needs {', '.join(missing)}")
 
 
 @pytest.fixture(scope="session")
-def host(_packages: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+def host(packages: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
     opened = Sshd(tmp_path_factory.mktemp("host"))
     yield opened
     opened.close()
 
 
 @pytest.fixture
-def own_host(_packages: None, tmp_path: Path) -> Iterator[Sshd]:
+def own_host(packages: None, tmp_path: Path) -> Iterator[Sshd]:
     """A host that the test may spoil."""
     (tmp_path / "host").mkdir()
     opened = Sshd(tmp_path / "host")

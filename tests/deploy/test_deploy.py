@@ -44,11 +44,11 @@ def test_a_good_bundle_comes_into_force_and_goes_back(board: BoardSite, make_bun
     assert board.judges_by() == sha_of(old)
     second = board.deploy(new)
     assert second.returncode == 0, second.stderr
-    assert "files copied by rsync" in second.stdout and f"version {version_of(new)} is on the line: " in second.stdout
+    assert "files sent by rsync" in second.stdout and f"version {version_of(new)} is on the line: " in second.stdout
     assert board.judges_by() == sha_of(new)
     assert board.store.state().proved == (version_of(new), version_of(old))
     again = board.deploy(new)
-    assert again.returncode == 0 and "on the line already" in again.stdout and "copied" not in again.stdout
+    assert again.returncode == 0 and "on the line already" in again.stdout and "sent by" not in again.stdout
     back = board.deploy("--rollback")
     assert back.returncode == 0, back.stderr
     assert (board.store.current, board.judges_by()) == (version_of(old), sha_of(old))
@@ -85,20 +85,24 @@ def test_a_bundle_that_was_damaged_at_the_source_is_not_sent(board: BoardSite, m
     check_unchanged(board, name, old)
 
 
-@pytest.mark.parametrize("tool", ["rsync", "tar"])
+@pytest.mark.parametrize("tool", ["rsync", "ssh"])
 def test_a_bit_that_flips_on_the_way_is_seen(
     board: BoardSite, own_host: Sshd, make_bundle: MakeBundle, tool: str
 ) -> None:
     old, new = make_bundle("old"), make_bundle("new")
     name = board.lay(old)
     board.host = own_host
-    flip = "printf X | dd of={} seek=99 bs=1 conv=notrunc"
-    flip = f"find {board.store.folder}/incoming -name model.onnx -exec sh -c '{flip}' ';'"
-    own_host.program(tool, f'PATH=/usr/bin:/bin; {tool} "$@"; code=$?; {flip} 2>/dev/null; exit $code')
-    if tool == "tar":
+    if tool == "rsync":
+        flip = "printf X | dd of={} seek=99 bs=1 conv=notrunc"
+        flip = f"find {board.store.folder}/incoming -name model.onnx -exec sh -c '{flip}' ';'"
+        own_host.program(tool, f'PATH=/usr/bin:/bin; {tool} "$@"; code=$?; {flip} 2>/dev/null; exit $code')
+    else:
         hide_rsync(own_host)
+        script = (own_host.bin / "rdedge").read_text()
+        assert b"ReduceMean" in (new / "model.onnx").read_bytes()
+        (own_host.bin / "rdedge").write_text(script.replace("PATH", "sed -u s/ReduceMean/ReduceMaen/ | PATH"))
     done = board.deploy(new)
-    assert f"copied by {tool}" in done.stdout
+    assert f"sent by {tool}" in done.stdout
     assert "altered or incomplete" in refusal(done)
     check_unchanged(board, name, old)
     assert board.store.names() == [name]
@@ -110,7 +114,7 @@ def test_a_board_without_rsync_takes_a_bundle_too(board: BoardSite, own_host: Ss
     board.host = own_host
     hide_rsync(own_host)
     done = board.deploy(new)
-    assert done.returncode == 0 and "copied by tar" in done.stdout, done.stderr
+    assert done.returncode == 0 and "sent by ssh" in done.stdout, done.stderr
     assert board.judges_by() == sha_of(new)
 
 
@@ -155,6 +159,15 @@ def test_a_failing_self_test_stops_a_deploy(board: BoardSite, make_bundle: MakeB
     check_unchanged(board, name, old)
     assert seen(board) > uptime_s
     assert board.deploy(new, "--selftest", "test -f {bundle}/contract.json").returncode == 0
+
+
+def test_the_reason_is_told_even_where_it_cannot_be_written_down(board: BoardSite, make_bundle: MakeBundle) -> None:
+    old, new = make_bundle("old"), make_bundle("new")
+    name = board.lay(old)
+    state = board.store.folder / "state.json"
+    broken = f"rm {state} && mkdir {state} && echo too hot && exit 7"
+    assert "the self-test failed with code 7: too hot" in refusal(board.deploy(new, "--selftest", broken))
+    check_unchanged(board, name, old)
 
 
 def test_an_engine_that_cannot_be_built_stops_a_deploy(board: BoardSite, make_bundle: MakeBundle) -> None:

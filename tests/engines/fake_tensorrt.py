@@ -36,7 +36,8 @@ class Fake:
     builds: int = 0
     refuses_strong_typing: bool = False
     runs_in: str | None = None  # a builder that builds every layer in this precision
-    fails_to_build: bool = False
+    fails_to_build: bool | str = False  # a text: for this reason
+    refuses_graph: bool = False  # a parser that does not know an operator of it
     refuses_context: bool = False
     refuses_addresses: bool = False
     fails_on_frame: bool = False

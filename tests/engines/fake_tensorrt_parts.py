@@ -68,7 +68,7 @@ class Builder(Nothing):
             fake.build_hook()
         if cfg.progress_monitor is not None and not _report_progress(cfg.progress_monitor):
             return None
-        problem = "" if not fake.fails_to_build else "no kernel image\nfor this GPU"
+        problem = "no kernel image\nfor this GPU" if fake.fails_to_build is True else fake.fails_to_build or ""
         if net.is_strongly_typed and fake.refuses_strong_typing:
             problem = "could not find any implementation for a strongly typed node"
         if net.is_strongly_typed and cfg.flags & {"FP16", "INT8", "OBEY_PRECISION_CONSTRAINTS"}:
@@ -297,6 +297,9 @@ class OnnxParser(Nothing):
     def parse_from_file(self, model: str) -> bool:
         if not self.network.is_explicit:
             self.errors.append("this parser needs a network of explicit batch")
+            return False
+        if self.module.fake.refuses_graph:
+            self.errors.append("In node 3: UNSUPPORTED_NODE: no importer for this operator")
             return False
         try:
             with open(model, "rb") as f:

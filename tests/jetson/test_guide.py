@@ -22,7 +22,9 @@ INSTALLER = (JETSON / "install.sh").read_text(encoding="utf-8")
 FIELD_COMPLAINTS = (  # what users of boards and cameras complain of elsewhere
     "ResolutionImpossible", "cuda.h", "No module named 'tensorrt'", "libnvdla_compiler.so", "NumPy 1.x", "'FP16'",
     "built on another board", "out of memory", "differ from the lab", "first part after a pause", "nvargus-daemon",
-    "no permission", "v4l2-ctl", "lags behind", "GigE", "triggers missed", "light changes",
+    "no permission", "v4l2-ctl", "lags behind", "GigE", "triggers missed", "light changes", "pip install tensorrt",
+    "no DLA core", "line is out of memory", "memory grows", "nvpmodel -m 0", "over-current", "is busy", "time-outs",
+    "beside them", "week to week",
 )  # fmt: skip
 
 
@@ -65,7 +67,7 @@ def test_files_and_options_it_names_are_there() -> None:
     for name in re.findall(r"`(Dockerfile\.\w+)`", GUIDE):
         assert (JETSON / "containers" / name).is_file()
     usage = subprocess.run(["bash", JETSON / "install.sh", "--help"], capture_output=True, text=True, check=True).stdout
-    for option in ("--dry-run", "--wheels", "--uninstall", "--purge"):
+    for option in ("--dry-run", "--wheels", "--deploy-key", "--uninstall", "--purge"):
         assert option in usage and option in GUIDE
     for path in ("/etc/rdedge", "/var/lib/rdedge", "/opt/rdedge", "/var/log/rdedge-install.log"):
         assert path in GUIDE and path in INSTALLER

@@ -22,6 +22,10 @@ CASES = {
     "module skipped": ("import pytest\npytest.importorskip('no_such_module_of_ours')", ["test_case.py"]),
     "needs a GPU": ("import pytest\n@pytest.mark.gpu\ndef test_it(): pytest.skip('no GPU')", []),
     "needs a Jetson": ("import pytest\n@pytest.mark.jetson\ndef test_it(): pytest.skip('no board')", []),
+    "needs root": (
+        "import pytest\n@pytest.mark.mounts\ndef test_it(): pytest.skip('no mounts')",
+        ["test_case.py::test_it"] if os.geteuid() == 0 else [],
+    ),
     "expected to fail": ("import pytest\n@pytest.mark.xfail\ndef test_it(): assert False", []),
 }
 
@@ -41,7 +45,7 @@ def run_pytest(folder: Path, setting: str) -> subprocess.CompletedProcess[str]:
 def test_skips_fail_the_session(tmp_path: Path, kind: str) -> None:
     code, blamed = CASES[kind]
     shutil.copy(CONFTEST, tmp_path)
-    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n  gpu\n  jetson\n")
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n  gpu\n  jetson\n  mounts\n")
     (tmp_path / "test_case.py").write_text(f"{code}\n")
     (tmp_path / "test_other.py").write_text("def test_other(): pass\n")
     done = run_pytest(tmp_path, "1")

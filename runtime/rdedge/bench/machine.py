@@ -9,7 +9,7 @@ from pathlib import Path
 from rdedge import doctor_verb
 from rdedge.backends import BackendName
 from rdedge.backends.cuda import CudaDevice, load_pycuda
-from rdedge.board.machine import is_jetson
+from rdedge.board.machine import is_jetson, model_of, text_of
 from rdedge.versions import library_versions
 
 _PACKAGES = {
@@ -34,7 +34,7 @@ def machine(root: Path = Path("/")) -> dict[str, str]:
         "system": f"{platform.system()} {platform.machine()}",
     }
     if is_jetson(root):
-        facts["board"] = _text(root / "proc/device-tree/model").rstrip("\0") or "unknown"
+        facts["board"] = model_of(root) or "unknown"
         facts["L4T"] = doctor_verb._jetpack(root).found
         facts["power mode"] = doctor_verb._power_mode(root).found
         facts["clocks"] = doctor_verb._clocks(root).found
@@ -55,13 +55,8 @@ def device_used_mb() -> float:
 
 def _processor(root: Path) -> str:
     names = [
-        line.split(":", 1)[1].strip() for line in _text(root / "proc/cpuinfo").splitlines() if "model name" in line
+        line.split(":", 1)[1].strip()
+        for line in (text_of(root / "proc/cpuinfo") or "").splitlines()
+        if "model name" in line
     ]
     return names[0] if names else platform.processor() or platform.machine()
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

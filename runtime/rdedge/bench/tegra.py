@@ -1,5 +1,8 @@
 """A Jetson's clocks, temperatures and power while something is measured, from the lines of `tegrastats`.
 
+All but throttling, which it does not tell: that is read where the line reads it, by `rdedge.board.thermal`, but once a
+second only; the rest is the work of a process of its own and does not disturb what is measured.
+
 Source: https://docs.nvidia.com/jetson/archives/r36.4/DeveloperGuide/AT/JetsonLinuxDevelopmentTools/TegrastatsUtility.html
 """
 
@@ -10,18 +13,20 @@ import shutil
 import subprocess
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 
 from rdedge.bench.record import Board
+from rdedge.board.thermal import Heat, is_temperature, read_heat
 
 _INTERVAL_MS = 100
 _STOP_S = 5.0
 _LOADED_PERCENT = 50.0
 _SAG = 0.95  # clocks read within some per cent of what was set
-_ABSENT_C = -200.0  # a sensor whose part is powered down reads -256
+_HEAT_EVERY_S = 1.0
 
 _GPU = re.compile(r"\bGR3D_FREQ (?:(\d+)%)?(?:@\[?([\d,]+)\]?)?")
 _CPU = re.compile(r"\bCPU \[([^\]]*)\]")
@@ -38,7 +43,8 @@ _MODULE_RAILS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoardSample:
-    """One line of tegrastats; ``at_s``: ``time.monotonic`` when it came. ``gpu_mhz``: the fastest cluster's."""
+    """One line of tegrastats; ``at_s``: ``time.monotonic`` when it came. ``gpu_mhz``: the fastest cluster's. ``heat``:
+    what the kernel says of throttling, about once a second."""
 
     at_s: float
     gpu_percent: float | None
@@ -47,6 +53,7 @@ class BoardSample:
     ram_mb: float | None
     temperatures_c: dict[str, float]
     rails_mw: dict[str, float]
+    heat: Heat | None = None
 
     @property
     def module_mw(self) -> float | None:
@@ -72,7 +79,7 @@ def parse_line(line: str, at_s: float) -> BoardSample | None:
         gpu_mhz=max(map(float, filter(None, clocks.split(",")))) if clocks else None,
         cpu_mhz=max(cpu_clocks) if cpu_clocks else None,
         ram_mb=float(ram.group(1)),
-        temperatures_c={name: float(c) for name, c in _TEMPERATURE.findall(line) if float(c) > _ABSENT_C},
+        temperatures_c={name: float(c) for name, c in _TEMPERATURE.findall(line) if is_temperature(float(c))},
         rails_mw={name: float(mw) for name, mw in _RAIL.findall(line)},
     )
 
@@ -116,7 +123,19 @@ def _spread(values: list[float | None]) -> tuple[float, float, float] | None:
 
 
 def _throttling(samples: list[BoardSample]) -> str:
-    """tegrastats has no field for it: a clock that falls while the GPU is loaded is the sign."""
+    """The board's own word where it gives one, and what the clocks show."""
+    heats = [sample.heat for sample in samples if sample.heat is not None and sample.heat.can_tell]
+    told = [f"{part} slowed down for heat" for part in dict.fromkeys(part for heat in heats for part in heat.throttled)]
+    for kind, count in heats[-1].over_currents.items() if heats else ():
+        if events := count - heats[0].over_currents.get(kind, count):
+            told.append(f"{kind} {events} times")
+    if not heats:
+        return _sag(samples)
+    return f"{', '.join(told) or 'none'}, the board says; clocks: {_sag(samples)}"
+
+
+def _sag(samples: list[BoardSample]) -> str:
+    """A clock that falls while the GPU is loaded is the sign that tegrastats gives."""
     loaded = [
         s.gpu_mhz for s in samples if s.gpu_mhz and s.gpu_percent is not None and s.gpu_percent >= _LOADED_PERCENT
     ]
@@ -131,9 +150,12 @@ def _throttling(samples: list[BoardSample]) -> str:
 
 
 class Tegrastats:
-    """Runs `tegrastats` while it is entered, where the machine has it. ``samples`` grow meanwhile."""
+    """Runs `tegrastats` while it is entered, where the machine has it. ``samples`` grow meanwhile.
 
-    def __init__(self) -> None:
+    ``root``: where ``sys`` is."""
+
+    def __init__(self, root: Path = Path("/")) -> None:
+        self._root = root
         self.samples: list[BoardSample] = []
         self._child: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
@@ -154,10 +176,14 @@ class Tegrastats:
 
     def _read(self) -> None:
         assert self._child is not None and self._child.stdout is not None
+        heat_at_s = -_HEAT_EVERY_S
         for line in self._child.stdout:
             sample = parse_line(line, time.monotonic())
-            if sample is not None:
-                self.samples.append(sample)
+            if sample is None:
+                continue
+            if sample.at_s - heat_at_s >= _HEAT_EVERY_S:
+                sample, heat_at_s = replace(sample, heat=read_heat(self._root)), sample.at_s
+            self.samples.append(sample)
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         if self._child is None or self._reader is None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from rdedge.board.machine import number_in, text_of
 
 _ALERT = "-throttle-alert"  # hot-surface-alert is none: it warns of a case one should not touch, and slows nothing down
-_PLAUSIBLE_C = (-40.0, 150.0)  # -256: a sensor of a part that is off
+_PLAUSIBLE_C = (-40.0, 150.0)
 _COUNTER = re.compile(r"oc([123])_event_cnt")
 OVER_CURRENTS = {"1": "under-voltage", "2": "average over-current", "3": "instantaneous over-current"}
 
@@ -54,13 +54,18 @@ def read_heat(root: Path) -> Heat:
     alerts: dict[str, bool] = {}
     for zone in zones:
         name, millidegrees = _kind(zone).removesuffix("-thermal"), number_in(zone / "temp")
-        if millidegrees is not None and _PLAUSIBLE_C[0] < millidegrees / 1e3 < _PLAUSIBLE_C[1]:
+        if millidegrees is not None and is_temperature(millidegrees / 1e3):
             temperatures_c[name] = max(millidegrees / 1e3, temperatures_c.get(name, _PLAUSIBLE_C[0]))
     for device in devices:
         kind, state = _kind(device), number_in(device / "cur_state")
         if kind.endswith(_ALERT) and state is not None:
             alerts[kind.removesuffix(_ALERT)] = state > 0
     return Heat(temperatures_c=temperatures_c, alerts=alerts, over_currents=_over_currents(root))
+
+
+def is_temperature(celsius: float) -> bool:
+    """Whether a sensor's answer is one: that of a part that is off says -256."""
+    return _PLAUSIBLE_C[0] < celsius < _PLAUSIBLE_C[1]
 
 
 def _over_currents(root: Path) -> dict[str, int]:

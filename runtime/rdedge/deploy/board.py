@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shlex
-import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version as version_of_package
 from pathlib import Path
@@ -24,6 +25,7 @@ from rdedge.line.config import LineConfig, Metrics, read_config
 from rdedge.line.plan import make_plan
 
 LINES_FOLDER = Path("/etc/rdedge")
+_RESTART_LINE = Path("/opt/rdedge/restart_line")  # what jetson/install.sh --deploy-key lets users without rights run
 _ENGINE_S, _TRIAL_S, _SELFTEST_S, _RESTART_S = 7200.0, 900.0, 7200.0, 300.0
 
 
@@ -33,8 +35,8 @@ class Channel(Protocol):
     def say(self, text: str) -> None:
         """A step was made; never raises."""
 
-    def receive(self, folder: Path, has_rsync: bool) -> None:
-        """Until the files are in the folder. Raises DeployError if they will not come."""
+    def receive(self, folder: Path, limit_bytes: int) -> None:
+        """Until the files are in the folder. Raises DeployError if they will not come, OSError."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,9 +53,12 @@ class _Site:
     @property
     def restart_command(self) -> str:
         """For the shell. A unit that failed too often is not started again before it is reset."""
+        if self.order.restart is not None:
+            return self.order.restart
+        if os.geteuid() != 0 and _RESTART_LINE.exists():
+            return f"sudo -n {_RESTART_LINE} {shlex.quote(self.line_file.stem)}"
         unit = shlex.quote(f"rdedge@{self.line_file.stem}")
-        usual = f"systemctl reset-failed {unit} 2>/dev/null; systemctl restart {unit}"
-        return self.order.restart or usual
+        return f"systemctl reset-failed {unit} 2>/dev/null; systemctl restart {unit}"
 
     def look(self) -> Look | None:
         """The line now."""
@@ -65,11 +70,20 @@ def carry_out(order: Order, channel: Channel) -> Done:
     site = _site(order, channel.say)
     if order.action == "status":
         return _status(site)
-    with site.store.locked(order.owner):
-        removed = site.store.clean_up(order.keep)
-        if removed:
-            channel.say(f"removed {', '.join(removed)}, left by a deploy that was cut off")
-        return _roll_back(site) if order.action == "rollback" else _deploy(site, channel)
+    try:
+        with site.store.locked(order.owner):
+            removed = site.store.clean_up(order.keep)
+            if removed:
+                channel.say(f"removed {', '.join(removed)}, left by a deploy that was cut off")
+            return _roll_back(site) if order.action == "rollback" else _deploy(site, channel)
+    except OSError as exc:
+        raise _disk_error(site, exc) from exc
+
+
+def _disk_error(site: _Site, exc: OSError) -> DeployError:
+    where = exc.filename or site.store.folder
+    remedy = f"mend that (space, permissions) on the board and deploy again; {_nothing_changed(site)}"
+    return DeployError(f"{where}: {exc.strerror or exc}", remedy=remedy)
 
 
 def _site(order: Order, say: Callable[[str], None]) -> _Site:
@@ -103,18 +117,27 @@ def _deploy(site: _Site, channel: Channel) -> Done:
     if _is_in_force(site, order.version):
         return Done(text=f"version {order.version} is on the line already, and whole")
     with store.incoming(order.size_bytes) as folder:
-        channel.receive(folder, shutil.which("rsync") is not None)
+        channel.receive(folder, order.size_bytes)
         bundle = store.take_in(folder, order.version)
     site.say(f"arrived whole as {bundle.path}")
     try:
+        _accepted(site, bundle.path.name)
         _try_beside(site, bundle)
         seen = _switch(site, bundle)
-    except RdedgeError as exc:
-        _note(site, f"{order.version} by {order.owner}: {exc.problem}")
+    except (RdedgeError, OSError) as exc:
+        with suppress(OSError):  # the reason may be that the disk is full
+            store.clean_up(order.keep)
+            _note(site, f"{order.version} by {order.owner}: {exc.problem if isinstance(exc, RdedgeError) else exc}")
         raise
     name = bundle.path.name
     older = [proved for proved in store.state().proved if proved != name]
-    store.write_state(State(proved=(name, *older), last=f"{now_utc()} {name} by {order.owner}: {seen}"))
+    try:
+        store.write_state(State(proved=(name, *older), last=f"{now_utc()} {name} by {order.owner}: {seen}"))
+    except OSError as exc:
+        raise DeployError(
+            f"version {name} is on the line: {seen}; but this could not be written down ({exc.strerror})",
+            remedy="make room on the board and deploy it again",
+        ) from exc
     store.clean_up(order.keep)
     return Done(text=f"version {name} is on the line: {seen}")
 
@@ -149,17 +172,24 @@ def _nothing_changed(site: _Site) -> str:
 
 def _try_beside(site: _Site, bundle: Bundle) -> None:
     """All that can be known before the line is touched. Raises DeployError."""
-    _accepted(site, bundle.path.name)
     remedy = _nothing_changed(site)
     config, order = site.config, site.order
-    engine = engine_command(bundle.path, config.backend, config.precision)
-    if engine is not None:
-        site.say(f"engine: {run('building the engine', engine, limit_s=_ENGINE_S, remedy=remedy)}")
+    _build_engine(site, bundle)
     trial = trial_command(bundle.path, config.backend, config.precision, order.max_reject_rate)
-    site.say(f"trial: {run('the trial', trial, limit_s=_TRIAL_S, remedy=remedy)}")
+    site.say(f"trial: {run('the trial', trial, limit_s=_TRIAL_S, remedy=remedy)[-1]}")
     if order.selftest is not None:
         command = order.selftest.replace("{bundle}", shlex.quote(str(bundle.path)))
-        site.say(f"self-test: {run('the self-test', command, limit_s=_SELFTEST_S, remedy=remedy)}")
+        said = run("the self-test", command, limit_s=_SELFTEST_S, remedy=remedy)
+        site.say(f"self-test: {said[-1] if said else 'passed'}")
+
+
+def _build_engine(site: _Site, bundle: Bundle) -> None:
+    """Where the line needs one that is not there yet. Raises DeployError."""
+    command = engine_command(bundle.path, site.config.backend, site.config.precision)
+    if command is not None:
+        said = run("building the engine", command, limit_s=_ENGINE_S, remedy=_nothing_changed(site))
+        words = ("built ", "kept ", "measured ")
+        site.say(f"engine: {next((line for line in said if line.startswith(words)), said[0])}")
 
 
 def _switch(site: _Site, bundle: Bundle) -> str:
@@ -167,21 +197,24 @@ def _switch(site: _Site, bundle: Bundle) -> str:
     store, name = site.store, bundle.path.name
     old = store.way_back(name)
     before = site.look()
-    store.switch_to(name)
-    site.say(f"switched to {name}")
-    try:
-        return _start_and_watch(site, bundle, before)
-    except BaseException as exc:
-        if old is None:
+    with store.prepared(name) as there, store.prepared(old or name) as way_back:  # a full disk is noticed here
+        _note(site, f"{name} by {site.order.owner}: is being watched on the line")
+        store.put_in_force(there)
+        site.say(f"switched to {name}")
+        try:
+            return _start_and_watch(site, bundle, before)
+        except BaseException as exc:
+            if old is None:
+                if isinstance(exc, RdedgeError):
+                    problem = f"{exc.problem}; there is no older bundle, {name} stays"
+                    raise DeployError(problem, remedy=exc.remedy) from exc
+                raise
+            site.say(f"going back to {old}: {exc}")
+            store.put_in_force(way_back)
+            _restart(site, f"{exc}; {old} is current again, but")
             if isinstance(exc, RdedgeError):
-                raise DeployError(f"{exc.problem}; there is no older bundle, {name} stays", remedy=exc.remedy) from exc
+                raise DeployError(f"{exc.problem}; the line is back on {old}", remedy=exc.remedy) from exc
             raise
-        site.say(f"going back to {old}: {exc}")
-        store.switch_to(old)
-        _restart(site, f"{exc}; {old} is current again, but")
-        if isinstance(exc, RdedgeError):
-            raise DeployError(f"{exc.problem}; the line is back on {old}", remedy=exc.remedy) from exc
-        raise
 
 
 def _start_and_watch(site: _Site, bundle: Bundle, before: Look | None) -> str:
@@ -211,11 +244,13 @@ def _roll_back(site: _Site) -> Done:
     if target is None:
         raise DeployError("the board has no other proved version", remedy=_nothing_changed(site))
     bundle = _accepted(site, target)
+    _build_engine(site, bundle)  # the board's TensorRT may be another by now
     before = site.look()
     proved = tuple(name for name in store.state().proved if name != left)
     text = f"{now_utc()} back from {left} to {target} by {order.owner}"
-    store.write_state(State(proved=(target, *(name for name in proved if name != target)), last=text))
-    store.switch_to(target)
+    with store.prepared(target) as link:
+        store.write_state(State(proved=(target, *(name for name in proved if name != target)), last=text))
+        store.put_in_force(link)
     site.say(f"switched to {target}")
     seen = _start_and_watch(site, bundle, before)
     return Done(text=f"the line is back on {target}, {left} is proved no more: {seen}")

@@ -83,8 +83,8 @@ def _follow(board: Board, talk: Conversation, bundle: Path | None, names: list[s
         if isinstance(answer, Ready):
             if bundle is None:
                 raise DeployError(f"{board.address}: waits for files that were not announced", remedy="deploy again")
-            how = board.copy(bundle, names, answer.folder, has_rsync=answer.has_rsync)
-            print(f"{board.address}: {len(names)} files copied by {how}", flush=True)
+            how = talk.copy(bundle, names, answer.folder, has_rsync=answer.has_rsync)
+            print(f"{board.address}: {len(names)} files sent by {how}", flush=True)
             talk.go()
         elif isinstance(answer, Said):
             print(f"{board.address}: {printable(answer.text)}", flush=True)

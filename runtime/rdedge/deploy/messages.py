@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from rdedge.contract import check_file_name
 from rdedge.errors import DeployError
 
 PROTOCOL: Literal[1] = 1
@@ -39,10 +40,20 @@ class Order(_Message, frozen=True):
 
 
 class Ready(_Message, frozen=True, tag="ready"):
-    """The board waits for the files in ``folder``, and then for GO."""
+    """The board waits for the files in ``folder``, by rsync where it has it, or here as Files; and then for GO."""
 
     folder: str
     has_rsync: bool
+
+
+class File(_Message, frozen=True):
+    """So many bytes follow, which are a file of the bundle."""
+
+    name: str  # below the folder
+    size_bytes: Annotated[int, Meta(ge=0)]
+
+    def __post_init__(self) -> None:
+        check_file_name(self.name)
 
 
 class Said(_Message, frozen=True, tag="said"):
@@ -69,7 +80,7 @@ Answer = Ready | Said | Refused | Done
 GO = b"go\n"
 
 
-def encode(message: Order | Answer) -> bytes:
+def encode(message: Order | File | Answer) -> bytes:
     """One line."""
     return msgspec.json.encode(message) + b"\n"
 
@@ -86,6 +97,14 @@ def decode_order(line: bytes) -> Order:
         return msgspec.json.decode(line, type=Order)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise DeployError(f"not an order of `rdedge deploy` ({exc})", remedy="run `rdedge deploy`") from exc
+
+
+def decode_file(line: bytes) -> File:
+    """Raises DeployError."""
+    try:
+        return msgspec.json.decode(line, type=File)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise DeployError(f"no file of a bundle was announced ({exc})", remedy="run `rdedge deploy`") from exc
 
 
 def decode_answer(line: bytes) -> Answer:

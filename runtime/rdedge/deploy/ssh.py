@@ -1,18 +1,17 @@
-"""The workstation's end of a deploy: ssh as the user set it up, and rsync, or tar where one side has no rsync."""
+"""The workstation's end of a deploy: ssh as the user set it up, and rsync where both sides have it."""
 
 from __future__ import annotations
 
 import shlex
 import shutil
 import subprocess
-import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from rdedge.deploy.messages import GO, Answer, Order, decode_answer, encode
+from rdedge.deploy.messages import GO, Answer, File, Order, decode_answer, encode
 from rdedge.errors import DeployError, UsageError
 from rdedge.text import printable
 
@@ -60,18 +59,11 @@ class Board:
                 process.wait()
                 process.stdout.close()
 
-    def copy(self, bundle: Path, names: Sequence[str], folder: str, *, has_rsync: bool) -> str:
-        """These files of a bundle into a folder of the board; returns by what. Raises DeployError."""
-        if has_rsync and shutil.which("rsync") is not None:
-            self._rsync(bundle, names, folder)
-            return "rsync"
-        self._tar(bundle, names, folder)
-        return "tar"
-
     def _command(self, remote: str) -> list[str]:
         return [*self._ssh, "--", self.address, remote]
 
-    def _rsync(self, bundle: Path, names: Sequence[str], folder: str) -> None:
+    def rsync(self, bundle: Path, names: Sequence[str], folder: str) -> None:
+        """These files of a bundle into a folder of the board. Raises DeployError."""
         options = ["--recursive", "--times", "--copy-links", "--protect-args", "--from0", "--files-from=-"]
         done = subprocess.run(
             ["rsync", *options, f"--rsh={shlex.join(self._ssh)}", f"{bundle}/", f"{self.address}:{folder}/"],
@@ -81,25 +73,6 @@ class Board:
         )
         if done.returncode != 0:
             raise self.failure("copying failed", done.returncode, done.stderr)
-
-    def _tar(self, bundle: Path, names: Sequence[str], folder: str) -> None:
-        remote = shlex.join(["tar", "--extract", "--no-same-owner", f"--directory={folder}"])
-        with tempfile.TemporaryFile() as errors:
-            process = subprocess.Popen(self._command(remote), stdin=subprocess.PIPE, stderr=errors)
-            assert process.stdin is not None
-            try:
-                with (
-                    suppress(BrokenPipeError),  # the code below says why it ended
-                    process.stdin as pipe,
-                    tarfile.open(fileobj=pipe, mode="w|", dereference=True) as archive,
-                ):
-                    for name in names:
-                        archive.add(bundle / name, arcname=name)
-            finally:
-                code = process.wait()
-            if code != 0:
-                errors.seek(0)
-                raise self.failure("copying failed", code, errors.read())
 
     def failure(self, what: str, code: int | None, stderr: bytes) -> DeployError:
         """One line of what ssh, or the program behind it, complained of."""
@@ -129,6 +102,19 @@ class Conversation:
         with suppress(BrokenPipeError):
             self._process.stdin.write(data)
             self._process.stdin.flush()
+
+    def copy(self, bundle: Path, names: Sequence[str], folder: str, *, has_rsync: bool) -> str:
+        """These files of a bundle to the board; returns by what. Raises DeployError; a board that takes no more is told
+        of by ``answer``."""
+        if has_rsync and shutil.which("rsync") is not None:
+            self._board.rsync(bundle, names, folder)
+            return "rsync"
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
+            for name in names:
+                data = (bundle / name).read_bytes()
+                self._process.stdin.write(encode(File(name=name, size_bytes=len(data))) + data)
+        return "ssh"
 
     def go(self) -> None:
         """All is copied."""

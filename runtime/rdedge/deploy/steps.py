@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -16,18 +17,24 @@ from rdedge.contract import Precision
 from rdedge.errors import DeployError
 from rdedge.text import printable
 
-_TAIL_BYTES = 4000
+_TAIL_BYTES = 100_000
+_libc = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def run(what: str, command: str | Sequence[str], *, limit_s: float, remedy: str) -> str:
-    """A program, or a string for the shell; returns the last line it printed. Raises DeployError unless it returns 0.
+def run(what: str, command: str | Sequence[str], *, limit_s: float, remedy: str) -> list[str]:
+    """A program, or a string for the shell; returns the lines it printed. Raises DeployError unless it returns 0.
 
-    What it leaves running keeps running: the output goes to a file, not to a pipe that would have to be waited for.
+    A program is one of ours and the line's guest: it ends with us, and makes room for the line. A shell's command may
+    leave something running: the output goes to a file, not to a pipe that would have to be waited for.
     """
+    is_guest = not isinstance(command, str)
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
             command,
-            shell=isinstance(command, str),
+            shell=not is_guest,
+            cwd="/" if is_guest else None,  # `python -m` imports from the folder it is started in
+            preexec_fn=_be_a_guest if is_guest else None,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -43,12 +50,22 @@ def run(what: str, command: str | Sequence[str], *, limit_s: float, remedy: str)
                 raise DeployError(f"{what} took longer than {limit_s:.0f} s", remedy=remedy) from exc
             raise
         output.seek(max(0, output.seek(0, os.SEEK_END) - _TAIL_BYTES))
-        lines = [line.strip() for line in output.read().decode(errors="replace").splitlines() if line.strip()]
-    last = printable(lines[-1].removeprefix("rdedge: error: ")) if lines else ""
+        text = output.read().decode(errors="replace")
+    lines = [printable(line.strip()) for line in text.splitlines() if line.strip()]
     if code != 0:
         how = f"was killed by signal {-code}" if code < 0 else f"failed with code {code}"
-        raise DeployError(f"{what} {how}: {last or 'it said nothing'}", remedy=remedy)
-    return last
+        said = lines[-1].removeprefix("rdedge: error: ") if lines else "it said nothing"
+        raise DeployError(f"{what} {how}: {said}", remedy=remedy)
+    return lines
+
+
+def _be_a_guest() -> None:
+    """Of the running line, as rdedge-engine@.service is: behind it where processors are short, first to be killed where
+    memory is. It does not go on for hours behind the back of the next deploy if we are killed."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    os.nice(5)
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as f:  # a container may hide it
+        f.write("500")
 
 
 def engine_command(bundle: Path, backend: BackendName, precision: Precision) -> list[str] | None:

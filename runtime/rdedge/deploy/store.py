@@ -171,12 +171,24 @@ class Store:
     def _names_for(self, name: str) -> list[Path]:
         return [self.version(name if number == 0 else f"{name}-{number}") for number in range(100)]
 
-    def switch_to(self, name: str) -> None:
-        """Make a version the current one, in one step that survives a power cut."""
-        partial = self.current_link.with_name(f".{self.current_link.name}.partial-{os.getpid()}")
-        partial.unlink(missing_ok=True)
-        os.symlink(f"{_VERSIONS}/{name}", partial)
-        os.replace(partial, self.current_link)
+    @contextmanager
+    def prepared(self, name: str) -> Iterator[Path]:
+        """A link to a version, to be put in force or gone afterwards. Raises OSError, naming ``current``."""
+        unique = os.urandom(4).hex()
+        link = self.current_link.with_name(f".{self.current_link.name}.partial-{unique}-{os.getpid()}")
+        try:
+            os.symlink(f"{_VERSIONS}/{name}", link)
+        except OSError as exc:
+            exc.filename, exc.filename2 = str(self.current_link), None
+            raise
+        try:
+            yield link
+        finally:
+            link.unlink(missing_ok=True)
+
+    def put_in_force(self, link: Path) -> None:
+        """A prepared link becomes ``current`` in one step that survives a power cut and takes no room on the disk."""
+        os.replace(link, self.current_link)
         handle = os.open(self.folder, os.O_RDONLY)
         try:
             os.fsync(handle)

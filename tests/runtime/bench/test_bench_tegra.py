@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from rdedge.bench.machine import machine
 from rdedge.bench.record import read_record
 from rdedge.bench.tegra import BoardSample, Tegrastats, parse_line, summarise
+from rdedge.board.thermal import Heat
 from rdedge.cli import main
 
 # Orin Nano Super, L4T 36.4.3, idle and under load.
@@ -133,6 +135,27 @@ def test_a_clock_that_falls_under_load_is_told() -> None:
     assert near is not None and near.throttling == "no sign: 607 to 612 MHz under load"
 
 
+def test_the_board_s_own_word_on_throttling_comes_first() -> None:
+    def heat(*throttled: str, events: int) -> Heat:
+        alerts = {part: part in throttled for part in ("cpu", "gpu")}
+        return Heat(temperatures_c={}, alerts=alerts, over_currents={"average over-current": events})
+
+    busy = read(NANO_BUSY, 1.0)
+    samples = [
+        replace(busy, heat=heat(events=4)),
+        replace(busy, at_s=1.5),
+        replace(busy, at_s=2.0, heat=heat(events=4)),
+    ]
+    calm = summarise(samples, began_s=0.0, ended_s=3.0, verdicts=1)
+    assert calm is not None and calm.throttling == "none, the board says; clocks: no sign: 612 to 612 MHz under load"
+    samples[2] = replace(samples[2], heat=heat("gpu", events=7))
+    hot = summarise(samples, began_s=0.0, ended_s=3.0, verdicts=1)
+    assert hot is not None
+    assert hot.throttling.startswith("gpu slowed down for heat, average over-current 3 times, the board says; clocks: ")
+    before = summarise(samples, began_s=0.0, ended_s=1.8, verdicts=1)
+    assert before is not None and before.throttling.startswith("none, the board says"), "of its own phase alone"
+
+
 def test_an_idle_or_silent_gpu_leaves_throttling_unknown() -> None:
     for line in (NANO_IDLE, THOR):
         board = summarise([read(line, 1.0), read(line, 2.0)], began_s=0.0, ended_s=3.0, verdicts=1)
@@ -149,6 +172,22 @@ def test_the_program_is_read_while_it_runs_and_ended(play_tegrastats: Callable[[
     assert all(began_s <= sample.at_s <= time.monotonic() for sample in board.samples)
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid_file.read_text()), 0)
+
+
+def test_throttling_is_read_beside_it(play_tegrastats: Callable[[list[str]], Path], tmp_path: Path) -> None:
+    for path, text in {"type": "gpu-throttle-alert\n", "cur_state": "1\n"}.items():
+        file = tmp_path / "sys/class/thermal/cooling_device0" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    play_tegrastats([NANO_BUSY])
+    began_s = time.monotonic()
+    with Tegrastats(tmp_path) as board:
+        while len(board.samples) < 3 and time.monotonic() < began_s + 60:
+            time.sleep(0.01)
+    first = board.samples[0]
+    assert first.heat is not None and first.heat.throttled == ["gpu"]
+    heated = [sample.at_s for sample in board.samples if sample.heat is not None]
+    assert all(later - earlier >= 1.0 for earlier, later in pairwise(heated)), "once a second"
 
 
 def test_each_phase_has_the_board_beside_it(
