@@ -36,14 +36,14 @@ uri = "http://127.0.0.1:8000/"
 policy = "latest"
 """
 CAMERA = """
-import http.server, sys, time
-part = open(sys.argv[1], "rb").read()
+import http.server, itertools, sys, time
+parts = [open(name, "rb").read() for name in sys.argv[1:]]
 class Camera(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200)
         self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=part")
         self.end_headers()
-        while True:
+        for part in itertools.cycle(parts):  # one picture for ever would be a frozen camera
             head = f"--part\\r\\nContent-Type: image/jpeg\\r\\nContent-Length: {len(part)}\\r\\n\\r\\n"
             self.wfile.write(head.encode() + part + b"\\r\\n")
             time.sleep(0.2)
@@ -53,7 +53,7 @@ START = """
 set -e
 ip link set lo up
 cd /var/lib/rdedge
-python3 /var/lib/rdedge/camera.py /var/lib/rdedge/part.jpg 2>/dev/null &
+python3 /var/lib/rdedge/camera.py /var/lib/rdedge/part0.jpg /var/lib/rdedge/part1.jpg 2>/dev/null &
 camera=$!
 {entry} &
 line=$!
@@ -203,8 +203,9 @@ def test_the_stages_run_and_their_line_is_healthy(
     assert not board.path("/wheels").exists()
 
     shutil.copytree(tiny_bundle, board.path("/var/lib/rdedge/bundle"))
-    part = cv2.imread(str(parts_folder / "test/good/000.png"))
-    board.path("/var/lib/rdedge/part.jpg").write_bytes(cv2.imencode(".jpg", part)[1].tobytes())
+    for i in range(2):
+        part = cv2.imread(str(parts_folder / f"test/good/00{i}.png"))
+        board.path(f"/var/lib/rdedge/part{i}.jpg").write_bytes(cv2.imencode(".jpg", part)[1].tobytes())
     board.path("/var/lib/rdedge/camera.py").write_text(CAMERA)
     board.path("/etc/rdedge").mkdir()
     board.path("/etc/rdedge/line.toml").write_text(LINE)
