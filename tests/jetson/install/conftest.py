@@ -1,44 +1,39 @@
 """A board to install on: this machine's own Debian under an overlay, dressed as a Jetson, entered by chroot.
 
-Real are bash, dpkg, useradd, Python, venv, pip, apt's OpenCV and numpy. Pretended are the board's facts, dpkg's list of
-packages, apt-get (it adds to that list), TensorRT's module and the CUDA driver. Nothing outlives the test: the mounts
-are of a process that ends with it.
+Real are bash, dpkg, useradd, Python, venv, pip, apt's OpenCV and numpy; what is pretended: benchmarks/dressed_board.py.
+Nothing outlives the test: the mounts are of a process that ends with it.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
-import sys
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from email.parser import Parser
 from pathlib import Path
 from signal import SIGKILL
 
 import pytest
 
+from dressed_board import (
+    CORE,
+    ORIN,
+    RELEASE,
+    SYSTEM_PYTHON,
+    TIMEOUT_S,
+    build_driver,
+    copy_driver,
+    device_tree,
+    dress,
+    gather_wheels,
+    stanza,
+)
+
 ROOT = Path(__file__).parents[3]
 INSTALLER = ROOT / "jetson/install.sh"
-ORIN, THOR, XAVIER = "nvidia,tegra234", "nvidia,tegra264", "nvidia,tegra194"
-TIMEOUT_S = 1200
-SYSTEM_PYTHON = "/usr/bin/python3"
 NEEDED_MODULES = "import cv2, numpy, gi, venv, ensurepip"
 
-_APT_GET = """#!/bin/sh
-# Pretends to install: writes what it was told, and what dpkg would then know.
-echo "$*" >>/var/log/apt-get.calls
-case "$*" in *" install "*) ;; *) exit 0 ;; esac
-for word; do
-    case $word in -* | install | DPkg*) continue ;; esac
-    printf 'Package: %s\\nStatus: install ok installed\\n' "$word" >>/var/lib/dpkg/status
-    printf 'Architecture: all\\nMaintainer: nobody\\nVersion: %s\\nDescription: pretended\\n\\n' \\
-        "$(cat "/var/lib/pretended/$word" 2>/dev/null || echo 1.0)" >>/var/lib/dpkg/status
-done
-"""
 _MOUNT = """
 set -e
 mount -t tmpfs -o size=4g tmpfs {at}
@@ -124,31 +119,6 @@ class Board:
         status.write_text("\n\n".join(stanzas) + "\n" * 2 + stanza(package, version))
 
 
-def stanza(package: str, version: str) -> str:
-    head = f"Package: {package}\nStatus: install ok installed\nArchitecture: all\nMaintainer: nobody\n"
-    return f"{head}Version: {version}\nDescription: pretended\n\n"
-
-
-def dress(layer: Path, release: str | None, chip: str, core: str, packages: dict[str, str], machine: str) -> None:
-    """Writes what makes a root a Jetson's."""
-    files = {
-        "sys/firmware/devicetree/base/compatible": f"nvidia,p3768-0000\0{chip}\0",
-        "var/lib/dpkg/status": "".join(stanza(name, version) for name, version in packages.items()),
-        "usr/local/sbin/apt-get": _APT_GET,
-        "usr/local/sbin/uname": f"#!/bin/sh\necho {machine}\n",
-        "usr/lib/python3/dist-packages/tensorrt/__init__.py": '__version__ = "10.3.0"\n',
-        "var/lib/pretended/python3-libnvinfer": "10.3.0.30-1+cuda12.5\n",
-    }
-    if release is not None:
-        files["etc/nv_tegra_release"] = f"{release}\n"
-        files["var/lib/dpkg/status"] += stanza("nvidia-l4t-core", f"{core}-20250107174145")
-    for name, text in files.items():
-        path = layer / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-        path.chmod(0o755 if "sbin" in name else 0o644)
-
-
 MakeBoard = Callable[..., Board]
 
 
@@ -168,10 +138,10 @@ def make_board(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[MakeB
     holders: list[subprocess.Popen[str]] = []
 
     def make(
-        release: str | None = "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64",
+        release: str | None = RELEASE,
         chip: str = ORIN,
         *,
-        core: str = "36.4.3",
+        core: str = CORE,
         packages: dict[str, str] | None = None,
         machine: str = "aarch64",
         wheels: Path | None = None,
@@ -182,11 +152,12 @@ def make_board(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[MakeB
         at.mkdir()
         layer.mkdir()
         if pretends:
-            dress(layer, release, chip, core, packages or {}, machine)
+            dress(layer, release, core, packages or {}, machine)
+            tree = layer / "sys/firmware/devicetree/base/compatible"
+            tree.parent.mkdir(parents=True)
+            tree.write_text(device_tree(chip))
         if driver is not None:
-            target = layer / f"usr/lib/{os.uname().machine}-linux-gnu/libcuda.so.1"
-            target.parent.mkdir(parents=True)
-            shutil.copy(driver, target)
+            copy_driver(driver, layer, f"{os.uname().machine}-linux-gnu")
         wheels = wheels or tmp_path
         script = _MOUNT.format(at=at, layer=layer, repository=ROOT, wheels=wheels)
         holder = subprocess.Popen(
@@ -213,11 +184,7 @@ def make_board(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[MakeB
 @pytest.fixture(scope="session")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The pretended CUDA driver's folder, with pycuda built against it; see tests/cuda_standin."""
-    built = subprocess.run(
-        [ROOT / "tests/cuda_standin/build.sh", sys.executable], capture_output=True, text=True, timeout=3600
-    )
-    assert built.returncode == 0, built.stderr
-    return Path(built.stdout.strip())
+    return build_driver()
 
 
 @pytest.fixture(scope="session")
@@ -227,50 +194,5 @@ def wheels(tmp_path_factory: pytest.TempPathFactory, driver: Path) -> Path:
     if found.returncode != 0:
         pytest.skip(f"apt-get install python3-opencv python3-gi python3-venv ({found.stderr.splitlines()[-1]})")
     out = tmp_path_factory.mktemp("wheels") / "wheels"
-    pip = [sys.executable, "-m", "pip"]
-    subprocess.run([*pip, "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", out, ROOT], check=True)
-    bait(out, "opencv-python-headless", "99.0", "cv2")
-    bait(out, "torch", "99.0", "torch")
-    packed(driver / "site", out)
-    wheel = next(out.glob("rdedge-*.whl"))
-    with zipfile.ZipFile(wheel) as z:
-        name = next(n for n in z.namelist() if n.endswith("METADATA"))
-        required = Parser().parsestr(z.read(name).decode()).get_all("Requires-Dist", [])
-    extras = tuple(f'extra == "{name}"' for name in ("cpu", "mqtt", "modbus", "gpio", "sign"))
-    plain = [line.split(";")[0] for line in required if line.replace("'", '"').endswith(extras) or ";" not in line]
-    wanted = [line for line in plain if not line.startswith(("opencv", "numpy"))]
-    # A Jetson's Python is the system's, so its wheels are asked for with that one's tags.
-    venv = tmp_path_factory.mktemp("venv")
-    subprocess.run([SYSTEM_PYTHON, "-m", "venv", venv], check=True)
-    constraint = venv / "constraint.txt"
-    constraint.write_text("numpy<2\n")
-    download = [venv / "bin/python", "-m", "pip", "download", "-q", "--only-binary", ":all:", "-c", constraint]
-    subprocess.run([*download, "-d", out, *wanted, "pytools", "mako"], check=True, timeout=TIMEOUT_S)
+    gather_wheels(out, driver, tmp_path_factory.mktemp("venv"))
     return out
-
-
-def bait(folder: Path, name: str, version: str, module: str) -> None:
-    """A wheel that must not be taken."""
-    stem = f"{name.replace('-', '_')}-{version}"
-    files = {
-        f"{module}/__init__.py": "raise RuntimeError('the bait was taken')\n",
-        f"{stem}.dist-info/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
-        f"{stem}.dist-info/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-    }
-    record = f"{stem}.dist-info/RECORD"
-    with zipfile.ZipFile(folder / f"{stem}-py3-none-any.whl", "w") as z:
-        for path, text in files.items():
-            z.writestr(path, text)
-        z.writestr(record, "".join(f"{path},,\n" for path in [*files, record]))
-
-
-def packed(site: Path, folder: Path) -> None:
-    """pycuda as a wheel, from where pip has put it."""
-    information = next(site.glob("pycuda-*.dist-info"))
-    wheel = (information / "WHEEL").read_text()
-    tag = next(line.removeprefix("Tag: ") for line in wheel.splitlines() if line.startswith("Tag: "))
-    with zipfile.ZipFile(folder / f"{information.name.removesuffix('.dist-info')}-{tag}.whl", "w") as z:
-        for line in (information / "RECORD").read_text().splitlines():
-            path = site / line.split(",")[0]
-            if path.is_file() and ".." not in path.parts and path.suffix != ".pyc":
-                z.write(path, path.relative_to(site))
