@@ -31,7 +31,8 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("install.sh again, on the booted board", checks.installs_again),
     ("devices and limits are as its rules say", checks.devices_are_rdedges),
     ("line put up by the guide's steps", checks.line_is_put_up),
-    ("runs after a restart, without network", checks.runs_after_restart),
+    ("runs after a restart, without network and camera", checks.runs_after_restart),
+    ("camera plugged in after the start", checks.camera_plugged_in_later),
     ("engine build ran before it", checks.engine_ran_first),
     ("systemd has nothing to say against the units", checks.nothing_is_wrong),
     ("verdicts from the kernel's camera", checks.verdicts_come),
@@ -52,7 +53,6 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("camera unplugged and back", faults.unplugged_camera_is_told_once),
     ("full disk", faults.full_disk_is_got_over),
     ("power cut while writing", faults.power_cut_is_got_over),
-    ("camera plugged in after the start", faults.camera_plugged_in_later),
     ("stop", faults.stops_cleanly),
     ("uninstall while it runs, and purge", faults.uninstalls),
 )

@@ -46,11 +46,11 @@ def _is_new(line: Line, restarts: str) -> str:
 
 
 def unplugged_camera_is_told_once(line: Line) -> str:
-    """The driver is taken off the device while the line reads from it, and put back half a minute later."""
+    """The driver is taken off the device while the line reads from it, and put back a while later."""
     before, mark = line.state(), line.mark()
     line.do(f"echo vivid.0 >{_DRIVER}/unbind")
     line.wait("! test -e /dev/video0", "the device is gone")
-    pause(30.0)
+    pause(15.0)
     health = line.health()
     expect(health["ok"] is False and bool(health["cameras"]["top"]["faults"]), f"health: {health}")
     told = [text for text in line.log_since(mark) if ": error: " in text]
@@ -67,31 +67,17 @@ def _is_healthy() -> str:
     return "python3 -c 'import urllib.request as u; u.urlopen(\"http://127.0.0.1:9188/healthz\", timeout=30)'"
 
 
-def camera_plugged_in_later(line: Line) -> str:
-    """The board starts without one, and without its driver: the kernel has no video device at all yet."""
-    line.do("touch /etc/board-without-camera; sync")
-    line.board.reboot()
-    line.wait(line.is_active(), "the line runs")
-    before = line.state()
-    expect(line.board.run("test -e /dev/video0").code != 0, "there is a camera")
-    expect(line.health()["ok"] is False, "healthy without a camera")
-    line.do("rm /etc/board-without-camera; modprobe vivid n_devs=1 node_types=0x1 num_inputs=1 input_types=0")
-    _, passed_s = line.wait_for_verdicts(3, 120.0)
-    expect(line.state() == before, f"restarted: {before}, {line.state()}")
-    return f"active without it, judging {passed_s:.0f} s after its driver came, same process"
-
-
 def full_disk_is_got_over(line: Line) -> str:
-    """To the last byte, for half a minute; the line goes on, and nothing is half-written."""
+    """To the last byte, for a while; the line goes on, and nothing is half-written."""
     before, mark = line.state(), line.mark()
-    line.do(f"cat /dev/zero >{DATA}/filler 2>/dev/null; sync; stat -f -c %f {DATA} | grep -qx 0")
-    pause(30.0)
+    line.do(f"cat /dev/zero >{DATA}/filler 2>/dev/null; sync; ! runuser -u rdedge -- sh -c 'echo x >{DATA}/more'")
+    pause(15.0)
     judged = line.health()["cameras"]["top"]["judged"]
     said = [text for text in line.log_since(mark) if ": error: " in text]
     expect(bool(said), "nothing was told of the full disk")
     text = line.do(f"cat {VERDICTS}")
     expect(not parse(text).broken and text.endswith("\n"), f"half a line: {text[-300:]!r}")
-    line.do(f"rm {DATA}/filler")
+    line.do(f"rm {DATA}/filler {DATA}/more")
     records, back_s = line.wait_for_verdicts(3)
     expect(line.state() == before, f"restarted: {before}, {line.state()}")
     later = line.health()["cameras"]["top"]["judged"]

@@ -113,6 +113,14 @@ def test_the_gpu_of_both_is_the_same_and_nothing_else_is_open() -> None:
     assert not any(re.search(r"char-\*|/dev/mem|block-", value) for value in line + engine)
 
 
+def test_a_camera_that_comes_later_is_in_a_class_of_devices_that_is_known_at_the_start() -> None:
+    """systemd looks up the numbers of DeviceAllow=char-… once; booted_board.py shows what happens otherwise."""
+    line = settings(LINE)
+    assert {"char-video4linux rw", "char-media rw"} <= set(line["DeviceAllow"])
+    loader = "modprobe@videodev.service"
+    assert loader in " ".join(line["Wants"]).split() and loader in " ".join(line["After"]).split()
+
+
 @pytest.fixture
 def notified(tmp_path: Path) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as received:
