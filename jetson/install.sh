@@ -372,7 +372,8 @@ uninstall_all() {
         fi
     fi
     if [ "$purge" = 1 ]; then
-        act rm -rf "$LINE_FILES" "$DATA"
+        act rm -rf "$LINE_FILES"
+        purge_data
         if getent passwd "$ACCOUNT" >/dev/null; then
             act userdel "$ACCOUNT"
         fi
@@ -387,6 +388,16 @@ uninstall_all() {
     fi
     act rm -rf "$TOP" # last: it holds what a second try needs to know
     say "done: $LOG tells what was done"
+}
+
+purge_data() { # a disk of its own may be mounted there, and its mount point cannot be removed
+    if mountpoint -q "$DATA"; then
+        act find "$DATA" -mindepth 1 -delete
+        act chown root:root "$DATA"
+        say "  $DATA is a disk of its own: emptied, and still mounted"
+    else
+        act rm -rf "$DATA"
+    fi
 }
 
 # ---- main ------------------------------------------------------------------------------------------------------------

@@ -200,3 +200,16 @@ def test_a_failing_step_says_which_and_where_to_look(board: Any) -> None:
     assert "E: no such package" in done.stderr
     assert "this failed: apt-get -q -o DPkg::Lock::Timeout=600 update; mend what" in done.stderr
     assert not board.path("/opt/rdedge/venv").exists()
+
+
+def test_purge_empties_a_disk_of_its_own_and_leaves_its_mount_point(make_board: MakeBoard) -> None:
+    board = make_board()
+    data = board.path("/var/lib/rdedge")
+    data.mkdir(parents=True)
+    assert board.run("mount", "-t", "tmpfs", "tmpfs", "/var/lib/rdedge").returncode == 0
+    (data / "results").mkdir()
+    (data / "results/verdicts.jsonl").write_text("{}\n")
+    done = board.run("bash", str(INSTALLER), "--uninstall", "--purge")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "/var/lib/rdedge is a disk of its own: emptied, and still mounted" in done.stdout
+    assert list(data.iterdir()) == [] and board.run("mountpoint", "/var/lib/rdedge").returncode == 0
