@@ -91,12 +91,17 @@ def run_checks(line: Line, checks: Sequence[tuple[str, Check]]) -> list[Outcome]
     outcomes: list[Outcome] = []
     for name, check in checks:
         started_s = time.monotonic()
+        is_there = True
         try:
             passed, seen = True, check(line)
         except Failed as exc:
             passed, seen = False, str(exc)
+        except RdedgeError as exc:
+            passed, seen, is_there = False, str(exc), False
         outcomes.append(Outcome(name=name, passed=passed, seen=seen, seconds=time.monotonic() - started_s))
         print(f"{'pass' if passed else 'FAIL'}  {name}: {seen}", flush=True)
+        if not is_there:
+            break
     return outcomes
 
 

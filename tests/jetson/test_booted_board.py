@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from booted.checks import WATCH_PIN
 from booted.guest import Answer, Lines
 from booted.line import REJECT_PIN, TOML, Failed, Line, parse
 from booted_board import CHECKS, Outcome, render, run_checks
+from rdedge.errors import UsageError
 from rdedge.line.config import read_config
 
 
@@ -75,6 +76,14 @@ def test_one_failure_stops_no_other_check_and_is_told() -> None:
     assert table[-2:] == ["| first | **fail** | a\\|b |", "| second | pass | seen |"]
 
 
+def test_a_board_that_no_longer_answers_ends_all() -> None:
+    def dead(line: Line) -> str:
+        raise UsageError("the board does not answer", remedy="see its console")
+
+    outcomes = run_checks(Line(Said(0, "")), [("first", dead), ("second", lambda line: "seen")])
+    assert [(o.name, o.passed) for o in outcomes] == [("first", False)]
+
+
 def test_every_check_is_named_once() -> None:
     names = [name for name, _ in CHECKS]
     assert len(set(names)) == len(names) and len({check for _, check in CHECKS}) == len(names)
@@ -122,13 +131,19 @@ def test_the_agent_answers_with_code_output_and_its_patience() -> None:
     assert agent.answer({"id": 2, "command": "echo a; exec sleep 30", "timeout_s": 0.5})["code"] == 124
 
 
-def test_pulses_are_counted_on_rising_edges(tmp_path: Path) -> None:
-    """By the program that the board runs, on a file in place of the pin, which another process pulses."""
-    (tmp_path / "value").write_text("0\n")
-    program = WATCH_PIN.format(steps=[(None, 3.0)], pin=tmp_path, counted='value == "1" and last == "0"')
-    pulse = f"for i in 1 2 3; do echo 1 >{tmp_path}/new; mv {tmp_path}/new {tmp_path}/value; sleep 0.3; " + (
-        f"echo 0 >{tmp_path}/new; mv {tmp_path}/new {tmp_path}/value; sleep 0.3; done"
-    )
-    with subprocess.Popen(["sh", "-c", f"sleep 0.5; {pulse}"]):
-        counted = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    assert counted.strip() == "3"
+def test_pulses_are_counted_on_rising_edges(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the program that the board runs, with levels in place of the pin's file and a clock of its own."""
+    now_s = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now_s
+        now_s += seconds
+
+    monkeypatch.setattr("time.monotonic", lambda: now_s)
+    monkeypatch.setattr("time.sleep", sleep)
+    levels = iter("0110100111")
+    program = WATCH_PIN.format(steps=[(None, 0.1), (None, 0.3)], pin="pin", counted='value == "1" and last == "0"')
+    exec(program, {"open": lambda path: io.StringIO(next(levels, "0") + "\n")})
+    assert capsys.readouterr().out == "3\n"

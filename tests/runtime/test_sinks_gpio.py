@@ -1,7 +1,7 @@
 """GPIO without a board: real gpiod up to the call of the kernel, a strict stand-in of its line request beyond it.
 
-The kernel here has no gpio-sim, so what a pin does is not measured; the stand-in refuses any call that the installed
-gpiod's LineRequest would refuse, and keeps what was set when.
+What a pin then does is shown on the kernel's gpio-sim by benchmarks/booted_board.py; few kernels have one. The stand-in
+refuses any call that the installed gpiod's LineRequest would refuse, and keeps what was set when.
 """
 
 from __future__ import annotations
