@@ -49,14 +49,15 @@ def unplugged_camera_is_told_once(line: Line) -> str:
     """The driver is taken off the device while the line reads from it, and put back a while later."""
     before, mark = line.state(), line.mark()
     line.do(f"echo vivid.0 >{_DRIVER}/unbind")
-    line.wait("! test -e /dev/video0", "the device is gone")
-    pause(15.0)
-    health = line.health()
+    try:
+        line.wait("! test -e /dev/video0", "the device is gone")
+        pause(15.0)
+        health, told = line.health(), [text for text in line.log_since(mark) if ": error: " in text]
+    finally:
+        line.do(f"echo vivid.0 >{_DRIVER}/bind")
     expect(health["ok"] is False and bool(health["cameras"]["top"]["faults"]), f"health: {health}")
-    told = [text for text in line.log_since(mark) if ": error: " in text]
     expect(len(told) == 1, f"told {len(told)} times: {told}")
     expect(line.do(f"systemctl is-active {UNIT}") == "active", "not active")
-    line.do(f"echo vivid.0 >{_DRIVER}/bind")
     _, back_s = line.wait_for_verdicts(6)
     expect(line.state() == before, f"restarted: {before}, {line.state()}")
     line.wait(_is_healthy(), "it is healthy again")
@@ -70,24 +71,30 @@ def _is_healthy() -> str:
 def full_disk_is_got_over(line: Line) -> str:
     """To the last byte, for a while; the line goes on, and nothing is half-written."""
     before, mark = line.state(), line.mark()
-    line.do(f"cat /dev/zero >{DATA}/filler 2>/dev/null; sync; ! runuser -u rdedge -- sh -c 'echo x >{DATA}/more'")
-    pause(15.0)
-    judged = line.health()["cameras"]["top"]["judged"]
-    said = [text for text in line.log_since(mark) if ": error: " in text]
-    expect(bool(said), "nothing was told of the full disk")
-    text = line.do(f"cat {VERDICTS}")
+    try:
+        line.do(f"cat /dev/zero >{DATA}/filler 2>/dev/null; sync; ! runuser -u rdedge -- sh -c 'echo x >{DATA}/more'")
+        line.wait(f"{line.log_command()} --after-cursor='{mark}' | grep -q 'No space left'", "it is told")
+        judged = _judged(line)
+        pause(10.0)
+        judged_on = _judged(line) - judged
+        text = line.do(f"cat {VERDICTS}")
+        said = [text for text in line.log_since(mark) if ": error: " in text]
+    finally:
+        line.do(f"rm -f {DATA}/filler {DATA}/more")
+    expect(judged_on > 0, "it does not judge on")
     expect(not parse(text).broken and text.endswith("\n"), f"half a line: {text[-300:]!r}")
-    line.do(f"rm {DATA}/filler {DATA}/more")
     records, back_s = line.wait_for_verdicts(3)
     expect(line.state() == before, f"restarted: {before}, {line.state()}")
-    later = line.health()["cameras"]["top"]["judged"]
-    expect(later > judged, "it did not judge on")
     indices = [r["index"] for r in line.records() if r["session"] == records[0]["session"]]
     expect(indices == sorted(set(indices)), "out of order, or twice")
     pictures = line.do(_PICTURES, PLENTY_S).split()
     expect(len(pictures) == 1, f"no pictures: {pictures[1:]}")
-    told = f'told ("{said[0][:150]}"), judged on, lines whole'
+    told = f'told {len(said)} times ("{said[0][:150]}"), {judged_on} judged meanwhile, lines whole'
     return f"{told}, written again {back_s:.0f} s after there was space; {pictures[0]} pictures, all whole"
+
+
+def _judged(line: Line) -> int:
+    return int(line.health()["cameras"]["top"]["judged"])
 
 
 def power_cut_is_got_over(line: Line) -> str:

@@ -6,6 +6,7 @@ What the driver answers is played by a stand-in of OpenCV's capture: v4l2loopbac
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import cv2
@@ -90,6 +91,21 @@ def test_what_was_asked_for_reaches_the_driver_and_gaps_in_its_times_are_lost_fr
     assert caught.value.kind == "silent"
     camera.close()
     assert driver.released == 1 and camera.read() is None
+
+
+def test_of_an_unplugged_camera_the_frames_end_before_its_name_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = tmp_path / "video0"
+    name.symlink_to("/dev/null")
+    monkeypatch.setattr(cv2, "VideoCapture", Driver())
+    camera = open_camera(f"v4l2://{name}?width=640&height=480")
+    for _ in range(3):
+        camera.read()
+    monkeypatch.setattr(time, "sleep", lambda _: name.unlink())
+    with pytest.raises(CameraFault, match="video0: is gone") as caught:
+        camera.read()
+    assert caught.value.kind == "unplugged"
 
 
 def test_a_size_that_the_camera_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

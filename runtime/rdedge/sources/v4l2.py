@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from pathlib import Path
 
 import cv2
@@ -12,6 +13,7 @@ from rdedge.errors import CameraFault, UsageError
 from rdedge.sources.capture import CaptureCamera, has_backend
 from rdedge.sources.uri import device_of, masked
 
+_NAME_GOES_S = 1.0
 OPTIONS = ("width", "height", "fps", "fourcc")
 
 
@@ -76,6 +78,10 @@ def _check_size(capture: cv2.VideoCapture, uri: str, width: int | None, height: 
 
 
 def _gone(device: str) -> CameraFault:
-    if not Path(device).exists():
-        return CameraFault("unplugged", f"{device}: is gone", remedy="check the camera's cable")
+    """Of an unplugged camera the frames end a moment before its name goes away."""
+    until_s = time.monotonic() + _NAME_GOES_S
+    while time.monotonic() < until_s:
+        if not Path(device).exists():
+            return CameraFault("unplugged", f"{device}: is gone", remedy="check the camera's cable")
+        time.sleep(0.02)
     return CameraFault("silent", f"{device}: gives no frames", remedy="check its cable; is another program using it?")
