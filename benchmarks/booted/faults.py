@@ -77,19 +77,20 @@ def full_disk_is_got_over(line: Line) -> str:
         judged = _judged(line)
         pause(10.0)
         judged_on = _judged(line) - judged
-        text = line.do(f"cat {VERDICTS}")
+        parsed, end = parse(line.do(f"cat {VERDICTS}")), line.do(f"tail -c 1 {VERDICTS} | od -An -c").strip()
         said = [text for text in line.log_since(mark) if ": error: " in text]
     finally:
         line.do(f"rm -f {DATA}/filler {DATA}/more")
     expect(judged_on > 0, "it does not judge on")
-    expect(not parse(text).broken and text.endswith("\n"), f"half a line: {text[-300:]!r}")
+    expect(not parsed.broken and end == "\\n", f"half a line: {parsed.broken[:1]}, ends with {end}")
+    expect(len(said) == 1, f"told {len(said)} times: {said}")
     records, back_s = line.wait_for_verdicts(3)
     expect(line.state() == before, f"restarted: {before}, {line.state()}")
     indices = [r["index"] for r in line.records() if r["session"] == records[0]["session"]]
     expect(indices == sorted(set(indices)), "out of order, or twice")
     pictures = line.do(_PICTURES, PLENTY_S).split()
     expect(len(pictures) == 1, f"no pictures: {pictures[1:]}")
-    told = f'told {len(said)} times ("{said[0][:150]}"), {judged_on} judged meanwhile, lines whole'
+    told = f'told once ("{said[0][:150]}"), {judged_on} judged meanwhile, lines whole'
     return f"{told}, written again {back_s:.0f} s after there was space; {pictures[0]} pictures, all whole"
 
 
