@@ -36,6 +36,7 @@ def make_environment(
     ``statement``: imports what the line's program imports, timed ``imports`` times. An environment that was made
     before is used as it is.
     """
+    folder = folder.absolute()  # subjects run in folders of their own
     python, noted = folder / "bin" / "python", folder / "size_mb"
     if not noted.exists():
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", "--clear", str(folder)], check=True)
