@@ -20,6 +20,7 @@ from booted.guest import Guest
 from booted.line import Failed, Line
 from booted.root import make_disks
 from dressed_board import build_driver, gather_wheels
+from rdedge.bundle import open_bundle
 from rdedge.cli import main as rdedge
 from rdedge.errors import RdedgeError, UsageError
 from rdedge_train.sample import SamplePlan, make_sample
@@ -144,7 +145,7 @@ def _wheels(work: Path) -> Path:
 
 
 def _bundle(work: Path) -> Path:
-    """A small one: what it thinks of a picture does not matter here. Kept. Raises UsageError."""
+    """A small one: what it thinks of a picture does not matter here. Kept while it can be read. Raises UsageError."""
     bundle, run, parts = work / "bundle", work / "run", work / "parts"
     plan = SamplePlan(train_good=24, test_good=1, test_per_defect=1, video_frames=1, size_hw=(180, 320))
     if not parts.exists():
@@ -153,7 +154,13 @@ def _bundle(work: Path) -> Path:
         ["train", str(parts), "--out", str(run), "--epochs", "1", "--image-size", "32"],
         ["export", str(run), "--out", str(bundle)],
     )
-    for command in () if bundle.exists() else commands:
+    try:
+        open_bundle(bundle)
+        return bundle
+    except RdedgeError:  # none yet, or of another schema
+        for folder in (bundle, run):
+            shutil.rmtree(folder, ignore_errors=True)
+    for command in commands:
         if rdedge(command) != 0:
             raise UsageError(f"rdedge {' '.join(command)} failed", remedy="see its message above")
     return bundle
