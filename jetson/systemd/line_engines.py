@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from rdedge.backends import needs_engine
 from rdedge.cli import EXIT_ERROR, main
 from rdedge.errors import UsageError
 from rdedge.line.checked import Problems
@@ -13,10 +14,9 @@ from rdedge.line.config import LineConfig, read_config, refusal
 
 def commands(path: Path, config: LineConfig) -> list[list[str]]:
     """Arguments of `rdedge`, once a bundle; none where the line needs no engine. Relative paths begin at the file."""
-    flavour, _, dla_core = config.backend.partition("-dla")
-    is_measured = flavour == "openvino" and config.precision != "fp32"  # see rdedge.cpu_proof
-    if not flavour.startswith("tensorrt") and not is_measured:
+    if not needs_engine(config.backend, config.precision):
         return []
+    flavour, _, dla_core = config.backend.partition("-dla")
     options = ["--precision", config.precision, "--backend", flavour, "--if-needed"]
     if dla_core:
         options += ["--dla", dla_core]

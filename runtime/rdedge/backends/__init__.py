@@ -11,7 +11,21 @@ from rdedge.errors import UsageError
 
 BackendName = Literal["onnxruntime", "openvino", "tensorrt", "tensorrt-dla0", "tensorrt-dla1", "tensorrt-rtx", "fake"]
 
-__all__ = ["Backend", "BackendName", "PipelinedBackend", "Prediction", "batches", "infer_all", "open_backend"]
+__all__ = [
+    "Backend",
+    "BackendName",
+    "PipelinedBackend",
+    "Prediction",
+    "batches",
+    "infer_all",
+    "needs_engine",
+    "open_backend",
+]
+
+
+def needs_engine(backend: BackendName, precision: Precision) -> bool:
+    """Whether `rdedge engine` must have built an engine here, or measured one, before the line can open it."""
+    return backend.startswith("tensorrt") or (backend == "openvino" and precision != "fp32")  # see rdedge.cpu_proof
 
 
 def open_backend(

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from rdedge.backends import BackendName
+from rdedge.backends import BackendName, needs_engine
 from rdedge.contract import Precision
 from rdedge.errors import DeployError
 from rdedge.text import printable
@@ -70,8 +70,7 @@ def _be_a_guest() -> None:
 
 def engine_command(bundle: Path, backend: BackendName, precision: Precision) -> list[str] | None:
     """What builds the engine that a line will open; None: it needs none."""
-    is_measured = backend == "openvino" and precision != "fp32"  # see rdedge.cpu_proof
-    if not backend.startswith("tensorrt") and not is_measured:
+    if not needs_engine(backend, precision):
         return None
     flavour, _, dla_core = backend.partition("-dla")
     options = ["--if-needed", "--precision", precision, "--backend", flavour]
