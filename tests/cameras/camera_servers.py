@@ -147,6 +147,20 @@ class MjpegServer:
         self._thread.join(WAIT_S)
 
 
+@contextmanager
+def showing_levels(low: int, high: int, interval_s: float) -> Iterator[MjpegServer]:
+    """A card of grey levels from ``low`` to below ``high``, with a sensor's noise: no two of 16 pictures are equal."""
+    rng = np.random.default_rng(1)
+    pictures = [jpeg(rng.integers(low, high, (48, 64, 3)).astype(np.uint8)) for _ in range(16)]
+    server = MjpegServer()
+    server.picture = lambda index: pictures[index % 16]
+    server.interval_s = interval_s
+    try:
+        yield server
+    finally:
+        server.close()
+
+
 def wait_until(condition: Callable[[], object], what: str = "") -> None:
     deadline_s = time.monotonic() + WAIT_S
     while not condition():

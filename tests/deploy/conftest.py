@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 import pytest
 from boards import BoardSite, Sshd, missing_packages
-from camera_servers import MjpegServer, jpeg
+from camera_servers import MjpegServer, showing_levels
 
 from rdedge.contract import CONTRACT_FILE, Contract, encode_contract, sealed
 
@@ -57,13 +56,8 @@ def own_host(packages: None, tmp_path: Path) -> Iterator[Sshd]:
 @pytest.fixture
 def camera() -> Iterator[MjpegServer]:
     """Shows a dark card, with a sensor's noise: a score of 0.8 by the tiny model, where held-out parts have 0.2."""
-    rng = np.random.default_rng(1)
-    pictures = [jpeg(rng.integers(48, 55, (48, 64, 3)).astype(np.uint8)) for _ in range(16)]
-    server = MjpegServer()
-    server.picture = lambda index: pictures[index % 16]
-    server.interval_s = 0.02
-    yield server
-    server.close()
+    with showing_levels(48, 55, 0.02) as server:
+        yield server
 
 
 @pytest.fixture

@@ -17,10 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from boards import PYTHONPATH, WAIT_S, BoardSite, Sshd
-from camera_servers import MjpegServer, jpeg
+from camera_servers import MjpegServer, showing_levels
 from engine_bundles import write_bundle
 from small_disks import fill_command, small_disk
 
@@ -89,13 +88,8 @@ def standin() -> Path:
 @pytest.fixture(scope="module")
 def camera() -> Iterator[MjpegServer]:
     """Shows a part that is brighter than the held-out ones: all are good."""
-    rng = np.random.default_rng(1)
-    pictures = [jpeg(rng.integers(235, 256, (48, 64, 3)).astype(np.uint8)) for _ in range(16)]
-    server = MjpegServer()
-    server.picture = lambda index: pictures[index % 16]
-    server.interval_s = 0.05
-    yield server
-    server.close()
+    with showing_levels(235, 256, 0.05) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

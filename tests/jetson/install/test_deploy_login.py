@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from camera_servers import MjpegServer, free_port, jpeg
+from camera_servers import MjpegServer, free_port, showing_levels
 from engine_bundles import write_bundle
 
 from rdedge.bundle import open_bundle
@@ -57,13 +56,8 @@ policy = "latest"
 @pytest.fixture
 def camera() -> Iterator[MjpegServer]:
     """Parts brighter than the held-out ones."""
-    rng = np.random.default_rng(1)
-    pictures = [jpeg(rng.integers(235, 256, (48, 64, 3)).astype(np.uint8)) for _ in range(16)]
-    server = MjpegServer()
-    server.picture = lambda index: pictures[index % 16]
-    server.interval_s = 0.05
-    yield server
-    server.close()
+    with showing_levels(235, 256, 0.05) as server:
+        yield server
 
 
 @dataclass
