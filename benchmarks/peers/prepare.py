@@ -1,4 +1,4 @@
-"""The same random weights for every subject: official and anomalib checkpoints, bundles made of them, frames."""
+"""The same weights for every subject: official and anomalib checkpoints, bundles made of them, frames."""
 
 from __future__ import annotations
 
@@ -50,25 +50,29 @@ def make_inputs(folder: Path) -> Inputs:
     return inputs
 
 
-def official_weights(model: str, inputs: Inputs, folder: Path) -> None:
-    """``weights.pt`` of the whole network, ``official.pth``, ``by_hand.onnx`` and ``bundle`` in ``folder``."""
-    folder.mkdir()
+def random_detector(model: str) -> Detector:
+    """Untrained, with a random teacher: good enough for times."""
     torch.manual_seed(0)
     detector = Detector(model, SIZE_HW).eval()
     load_teacher_weights(detector.teacher, model, TEACHER)
+    return detector
+
+
+def official_weights(model: str, detector: Detector, inputs: Inputs, folder: Path) -> None:
+    """``weights.pt`` of the whole network, ``official.pth``, ``by_hand.onnx`` and ``bundle`` in ``folder``."""
+    folder.mkdir()
     torch.save(detector.state_dict(), folder / "weights.pt")
     torch.save(official_state(detector.restorer, model), folder / "official.pth")
     _export_by_hand(detector, folder / "by_hand.onnx")
+    teacher = folder / "teacher.pth"
+    torch.save(detector.teacher.encoder.state_dict(), teacher)
     checkpoint = folder / "official.pth"
-    _call("import", checkpoint, "--data", inputs.parts, "--out", folder / "bundle", "--teacher-weights", TEACHER)
+    _call("import", checkpoint, "--data", inputs.parts, "--out", folder / "bundle", "--teacher-weights", teacher)
 
 
-def anomalib_weights(model: str, inputs: Inputs, folder: Path) -> None:
+def anomalib_weights(model: str, detector: Detector, inputs: Inputs, folder: Path) -> None:
     """``anomalib.pt`` for its module, the checkpoint it would have written, and ``bundle`` imported from that."""
     folder.mkdir()
-    torch.manual_seed(0)
-    detector = Detector(model, SIZE_HW).eval()
-    load_teacher_weights(detector.teacher, model, TEACHER)
     if model == "wide_resnet50_2":  # anomalib's bottleneck is a plain ResNet-50's also where the rest is wide
         detector.restorer.bottleneck = Bottleneck(RESNETS["resnet50"], "mff+oce")
     parts: dict[str, nn.Module] = {

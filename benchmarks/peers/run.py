@@ -2,8 +2,8 @@
 and measures frame to verdict, maps, start, memory, install size and import time.
 
 Each subject runs in a process of its own with as many threads as it takes by itself, on the same decoded uint8 frame
-of 1024x1024, until the verdict's number is out; one verdict of each in turn. Weights are random: they change no time,
-but untrained students make maps of little contrast, which reduced precision disturbs more than a trained one's.
+of 1024x1024, until the verdict's number is out; one verdict of each in turn. Weights are random unless ``--run`` names
+a trained run: they change no time, but a map shows what reduced precision does to it only where it shows something.
 OpenCV shrinks the frame for the peers, which their own ways do more slowly. Ultralytics has no anomaly detection
 model; its pre-processing is what "by hand" does. The map error is that of frames of the model's size, so that it
 holds nothing of how a frame is shrunk; the cosine is the gate's, means taken off.
@@ -30,8 +30,11 @@ from peers.prepare import (
     lower_to_int8,
     make_inputs,
     official_weights,
+    random_detector,
 )
 from rdedge.errors import ExportError
+from rdedge_train.model import Detector
+from rdedge_train.run_folder import open_run
 from results_file import write_results
 
 OFFICIAL = "official RD4AD, PyTorch eager + SciPy"
@@ -52,17 +55,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--models", nargs="+", default=["wide_resnet50_2", "resnet18"], choices=list(FOLDERS))
+    parser.add_argument("--run", type=Path, help="of `rdedge train --head plain`: its weights, and its model alone")
     parser.add_argument("--torch", nargs="+", default=["torch", "torchvision"], help="pip's arguments for the peers")
     parser.add_argument("--environments", type=Path, help="folder to keep the environments in (default: none is kept)")
     args = parser.parse_args()
+    trained = None if args.run is None else open_run(args.run)
+    models = args.models if trained is None else [trained.record.config.model]
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work)
         environments = make_environments(args.environments or folder / "environments", args.torch, min(5, args.rounds))
         inputs = make_inputs(folder)
         shared = {"frame": str(inputs.frame), "small_frames": str(inputs.small_frames)}
         sections, figures = footprint(environments)
-        for model in args.models:
-            for title, subjects, than in groups(model, folder, inputs, environments):
+        for model in models:
+            detector = random_detector(model) if trained is None else trained.detector
+            for title, subjects, than in groups(model, detector, folder, inputs, environments):
                 measured = measure(subjects, folder / "workers" / title, shared, args.rounds)
                 sections += ["", f"{title}, {args.rounds} interleaved rounds:", ""]
                 sections += table(subjects, measured, than)
@@ -78,7 +85,8 @@ def main() -> None:
                 }
                 print("\n".join(sections[-len(subjects) - 4 :]), flush=True)
     about = " ".join((__doc__ or "").split("\n\n", 1)[1].split())
-    write_results("peers", "\n".join([about, "", *sections]), figures, ("torch", "onnxruntime", "scipy"))
+    theme = "peers" if trained is None else "peers_trained"
+    write_results(theme, "\n".join([about, "", *sections]), figures, ("torch", "onnxruntime", "scipy"))
 
 
 def make_environments(folder: Path, torch: list[str], imports: int) -> Environments:
@@ -118,13 +126,13 @@ def footprint(environments: Environments) -> tuple[list[str], dict[str, Any]]:
 
 
 def groups(
-    model: str, folder: Path, inputs: Inputs, environments: Environments
+    model: str, detector: Detector, folder: Path, inputs: Inputs, environments: Environments
 ) -> list[tuple[str, list[Subject], str]]:
     """Of one model, per layout of weights: title, subjects, and whom the others are compared with."""
     name, peers, ours = FOLDERS[model], environments.peers.python, environments.rdedge.python
     official, anomalib = folder / f"{model}-official", folder / f"{model}-anomalib"
-    official_weights(model, inputs, official)
-    anomalib_weights(model, inputs, anomalib)
+    official_weights(model, detector, inputs, official)
+    anomalib_weights(model, detector, inputs, anomalib)
     script = Path(__file__).resolve().parent / "anomalib_models.py"
     parts = inputs.parts / "train" / "good"
     command = [str(peers), str(script), model, str(anomalib / "anomalib.pt"), str(parts), str(anomalib)]

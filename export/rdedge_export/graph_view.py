@@ -13,6 +13,7 @@ from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 _WEIGHTED = ("Conv", "ConvTranspose")
 _ACTIVATIONS = ("Relu", "Clip")
+_ROUNDING = ("QuantizeLinear", "DequantizeLinear")
 _LARGE_ELEMENTS = 4096
 _JUDGES = ("head.", "anomaly_map.")  # parameters of the detector's judging modules
 
@@ -76,12 +77,12 @@ class GraphView:
         ]
 
     def network(self) -> set[str]:
-        """The nodes that make the features: what leads to a convolution, the convolutions, and the activations and
-        residual additions behind them."""
+        """The nodes that make the features: what leads to a convolution, the convolutions, and the activations,
+        residual additions and roundings behind them."""
         network = self.leading_to_layers()
         for output, node in self.nodes.items():
             made = self.made_inputs(node)
-            is_closing = node.op_type in _ACTIVATIONS or (node.op_type == "Add" and len(made) == 2)
+            is_closing = node.op_type in (*_ACTIVATIONS, *_ROUNDING) or (node.op_type == "Add" and len(made) == 2)
             if self._is_layer(node) or (is_closing and made and all(name in network for name in made)):
                 network.add(output)
         return network

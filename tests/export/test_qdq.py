@@ -46,7 +46,7 @@ def of_kind(model: ModelProto, *kinds: str) -> list[NodeProto]:
     return [node for node in model.graph.node if node.op_type in kinds]
 
 
-def test_stem_depthwise_transposed_and_last_convolutions_are_left_alone(fp32: ModelProto) -> None:
+def test_stem_depthwise_and_transposed_convolutions_are_left_alone(fp32: ModelProto) -> None:
     names = [layer.name for layer in GraphView(fp32).layers()]
     chosen = {layer.name for layer in quantisable(fp32)}
     depthwise = {name for name in names if name.endswith("_depthwise_conv")}
@@ -55,13 +55,11 @@ def test_stem_depthwise_transposed_and_last_convolutions_are_left_alone(fp32: Mo
     left = [name for name in names if name not in chosen and name not in depthwise]
     assert not chosen & depthwise
     if "teacher.encoder._conv_stem" in names:
-        heads = ["restorer.student.heads.0", "restorer.student.heads.1", "restorer.student.heads.2"]
-        # The heads of strides 16 and 8 and the last of stride 4 feed nothing but the cosine.
-        assert left == ["teacher.encoder._conv_stem", *heads]
+        assert left == ["teacher.encoder._conv_stem"]
     else:
         stages = [f"restorer.student.layer{stage}.0" for stage in (1, 2, 3)]
         transposed = [f"{stage}.{part}" for stage in stages for part in ("conv1", "upsample.0")]
-        assert sorted(left) == sorted(["teacher.encoder.conv1", *transposed, "restorer.student.layer3.1.conv2"])
+        assert sorted(left) == sorted(["teacher.encoder.conv1", *transposed])
 
 
 def test_transposed_ones_only_if_asked_for(fp32: ModelProto) -> None:
@@ -163,6 +161,8 @@ def test_nothing_but_an_activation_stands_between_two_int8_convolutions(
     view = GraphView(int8_and_fp16)
     for layer in quantisable(fp32):
         for reader in view.readers[layer.output]:
+            if reader.output[0] in view.judging():  # reads features, in FP32
+                continue
             assert reader.op_type in ("Clip", "Relu", "Add", "QuantizeLinear", "Cast")
             if reader.op_type in ("Clip", "Relu"):  # a Cast: to a layer in FP16, such as a depthwise one
                 after = {r.op_type for r in view.readers[reader.output[0]]}
