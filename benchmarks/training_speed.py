@@ -3,6 +3,7 @@
 The same ResNet-18 with the same ImageNet teacher, parts, batch size and threads, each trained as its program does it;
 the clock counts reading, the teacher's passes and training, and stands still while test parts are judged. edge-lite0 is
 what ``rdedge train`` takes by itself; its learning rate falls to zero at the end, so each length is a run of its own.
+Where torchvision's weights cannot be downloaded, a file of them serves: the encoder up to its third stage is enough.
 """
 
 from __future__ import annotations
