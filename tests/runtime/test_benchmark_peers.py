@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import openvino_kernels
 from peers.environments import make_environment
 from peers.measure import Measured, Subject, measure, table
 from training_speed import curve_rows, seconds_to
@@ -87,3 +88,17 @@ def test_time_to_a_level_is_that_of_the_first_epoch_there() -> None:
     ]
     assert (seconds_to(curve, 0.6), seconds_to(curve, 0.8), seconds_to(curve, 0.9)) == (4.0, 4.0, None)
     assert curve_rows({"it": curve})[-1] == "| it | 2.00 | 0.830 | 4.0 | 4.0 | 4.0 | – | – |"  # noqa: RUF001
+
+
+def test_openvinos_kernels_and_their_shares_are_told(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("results_file.RESULTS", tmp_path)
+    monkeypatch.setattr("rdedge.backends.openvino._CONFIG", {"PERFORMANCE_HINT": "LATENCY"})
+    graph = ["--graph", str(bundle / "model.onnx")]
+    monkeypatch.setattr(sys, "argv", ["openvino_kernels.py", str(bundle), *graph, "--frames", "3"])
+    openvino_kernels.main()
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    shares = [float(row[-1].strip("% |")) for row in rows[1:-1]]
+    assert rows[-1][0] == "| all" and 99.0 < sum(shares) < 100.5
+    assert len(list(tmp_path.glob("*_openvino_kernels_*"))) == 2
