@@ -23,9 +23,8 @@ import torch
 from peers.environments import ROOT, make_environment
 from rdedge.text import EN_DASH
 from rdedge_train.data import find_images
-from rdedge_train.model import Detector
 from rdedge_train.sample import SamplePlan, make_sample
-from rdedge_train.teachers import load_teacher_weights
+from rdedge_train.teachers import Teacher, load_teacher_weights
 from results_file import write_results
 
 TRAINER = Path(__file__).resolve().parent / "peers" / "trainer.py"
@@ -91,9 +90,9 @@ def render(folder: Path, good: int, of_each: int) -> Path:
 
 def write_teacher(model: str, source: str, path: Path) -> Path:
     """The encoder's state dict in torchvision's names, for all three alike."""
-    detector = Detector(model, (256, 256))
-    load_teacher_weights(detector.teacher, model, source)
-    torch.save(detector.teacher.encoder.state_dict(), path)
+    teacher = Teacher(model)
+    load_teacher_weights(teacher, model, source)
+    torch.save(teacher.encoder.state_dict(), path)
     return path
 
 

@@ -73,11 +73,12 @@ def official_weights(model: str, detector: Detector, inputs: Inputs, folder: Pat
 def anomalib_weights(model: str, detector: Detector, inputs: Inputs, folder: Path) -> None:
     """``anomalib.pt`` for its module, the checkpoint it would have written, and ``bundle`` imported from that."""
     folder.mkdir()
-    if model == "wide_resnet50_2":  # anomalib's bottleneck is a plain ResNet-50's also where the rest is wide
-        detector.restorer.bottleneck = Bottleneck(RESNETS["resnet50"], "mff+oce")
+    bottleneck = detector.restorer.bottleneck
+    if model == "wide_resnet50_2":  # anomalib's is a plain ResNet-50's also where the rest is wide
+        bottleneck = Bottleneck(RESNETS["resnet50"], "mff+oce")
     parts: dict[str, nn.Module] = {
         "encoder.feature_extractor": detector.teacher.encoder,
-        "bottleneck": detector.restorer.bottleneck,
+        "bottleneck": bottleneck,
         "decoder": detector.restorer.student,
     }
     state = {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}

@@ -55,12 +55,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--models", nargs="+", default=["wide_resnet50_2", "resnet18"], choices=list(FOLDERS))
-    parser.add_argument("--run", type=Path, help="of `rdedge train --head plain`: its weights, and its model alone")
+    parser.add_argument("--run", type=Path, help="of `rdedge train --model resnet18`: its weights, and its model alone")
     parser.add_argument("--torch", nargs="+", default=["torch", "torchvision"], help="pip's arguments for the peers")
     parser.add_argument("--environments", type=Path, help="folder to keep the environments in (default: none is kept)")
     args = parser.parse_args()
     trained = None if args.run is None else open_run(args.run)
-    models = args.models if trained is None else [trained.record.config.model]
+    if trained is not None and (trained.record.config.model, trained.record.config.head) != ("resnet18", "plain"):
+        parser.error(
+            "--run takes a resnet18 with the plain head: of the others, anomalib has no network of this layout"
+        )
+    models = args.models if trained is None else ["resnet18"]
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work)
         environments = make_environments(args.environments or folder / "environments", args.torch, min(5, args.rounds))

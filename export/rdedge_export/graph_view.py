@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 _WEIGHTED = ("Conv", "ConvTranspose")
-_ACTIVATIONS = ("Relu", "Clip")
-_ROUNDING = ("QuantizeLinear", "DequantizeLinear")
+_CLOSING = ("Relu", "Clip", "QuantizeLinear", "DequantizeLinear")
 _LARGE_ELEMENTS = 4096
 _JUDGES = ("head.", "anomaly_map.")  # parameters of the detector's judging modules
 
@@ -79,10 +78,10 @@ class GraphView:
     def network(self) -> set[str]:
         """The nodes that make the features: what leads to a convolution, the convolutions, and the activations,
         residual additions and roundings behind them."""
-        network = self.leading_to_layers()
+        network = self._leading_to_layers()
         for output, node in self.nodes.items():
             made = self.made_inputs(node)
-            is_closing = node.op_type in (*_ACTIVATIONS, *_ROUNDING) or (node.op_type == "Add" and len(made) == 2)
+            is_closing = node.op_type in _CLOSING or (node.op_type == "Add" and len(made) == 2)
             if self._is_layer(node) or (is_closing and made and all(name in network for name in made)):
                 network.add(output)
         return network
@@ -99,7 +98,7 @@ class GraphView:
     def _is_layer(node: NodeProto) -> bool:
         return node.op_type in _WEIGHTED and not node.input[1].startswith(_JUDGES)
 
-    def leading_to_layers(self) -> set[str]:
+    def _leading_to_layers(self) -> set[str]:
         """The nodes whose result reaches a convolution, the convolutions themselves among them only if so."""
         leading: set[str] = set()
         for node in reversed(self.model.graph.node):

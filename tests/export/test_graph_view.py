@@ -88,6 +88,7 @@ def test_int8_ends_before_the_head(with_position_head: ModelProto) -> None:
         "restorer.squeeze.weight_int8",
         "restorer.student.weight_int8",
     }
+    assert view.initialisers["teacher.stem.weight_fp16"].data_type == TensorProto.FLOAT16
     assert lowered.gate.layers_kept_back == ()
 
 

@@ -159,9 +159,11 @@ def test_nothing_but_an_activation_stands_between_two_int8_convolutions(
 ) -> None:
     """Else TensorRT could not fuse them: a Cast would be a kernel of its own."""
     view = GraphView(int8_and_fp16)
+    judging, types = view.judging(), float_types(int8_and_fp16)
     for layer in quantisable(fp32):
         for reader in view.readers[layer.output]:
-            if reader.output[0] in view.judging():  # reads features, in FP32
+            if reader.output[0] in judging:  # the features' judges, which take them as they come
+                assert types[layer.output] == TensorProto.FLOAT
                 continue
             assert reader.op_type in ("Clip", "Relu", "Add", "QuantizeLinear", "Cast")
             if reader.op_type in ("Clip", "Relu"):  # a Cast: to a layer in FP16, such as a depthwise one
