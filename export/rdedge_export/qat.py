@@ -20,7 +20,7 @@ from onnx import ModelProto
 from rdedge.errors import ExportError
 from rdedge.fidelity import FineTuning, RangeMethod
 from rdedge_export.fake_quant import FakeQuantised
-from rdedge_export.fold import folded
+from rdedge_train.fold import folded
 from rdedge_export.gate import Gatekeeper
 from rdedge_export.graph import graph_spec, onnx_graph
 from rdedge_export.observers import observe

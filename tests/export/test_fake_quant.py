@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rdedge.errors import ExportError
 from rdedge_export.fake_quant import FakeQuantised, rounded_activation, rounded_weight
-from rdedge_export.fold import folded
+from rdedge_train.fold import folded
 from rdedge_export.graph import graph_spec, onnx_graph
 from rdedge_export.graph_view import GraphView, Layer
 from rdedge_export.observers import observe, session

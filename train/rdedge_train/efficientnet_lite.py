@@ -69,10 +69,24 @@ class SameConv2d(nn.Conv2d):
         total = kernel - stride
         self.pads = (total // 2, total - total // 2) * 2
         if stride == 1:
-            self.padding = (kernel // 2, kernel // 2)
+            self.pad_evenly()
+
+    def pad_evenly(self) -> None:
+        """Up to a pixel more padding before than needed, which meets zeros put before the kernel: the same sums.
+
+        More of them, but x need not be copied into a larger tensor first, which takes longer on CPUs.
+        """
+        if not any(self.pads):
+            return
+        before, after = self.pads[:2]
+        uneven = after - before
+        self.weight = nn.Parameter(F.pad(self.weight.detach(), (uneven, 0, uneven, 0)), self.weight.requires_grad)
+        self.kernel_size = (self.kernel_size[0] + uneven, self.kernel_size[1] + uneven)
+        self.padding = (after, after)
+        self.pads = (0, 0, 0, 0)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.stride[0] > 1:
+        if any(self.pads):
             x = F.pad(x, self.pads)
         return super().forward(x)
 

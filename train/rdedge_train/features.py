@@ -7,19 +7,24 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
+from rdedge_train.efficientnet_lite import SameConv2d
+from rdedge_train.fold import folded
 from rdedge_train.teachers import Teacher
 
 _CHUNK = 16  # frames a teacher pass, always: another number rounds differently
 
 
 class TeacherFeatures:
-    """Features of ``frames_u8`` (n, H, W, 3) by index. The teacher is frozen, so keeping them changes nothing."""
+    """Features of ``frames_u8`` (n, H, W, 3) by index, channels last in memory as the frames are, which trains faster.
+
+    The teacher is frozen, so keeping them changes nothing, nor does folding its batch norms but for rounding.
+    """
 
     def __init__(self, teacher: Teacher, frames_u8: NDArray[np.uint8], device: torch.device, *, budget_bytes: int):
         """``budget_bytes``: keep the features in main memory if they fit, else compute them at each use."""
-        self._teacher = teacher
+        self._teacher = _quicker(teacher, frames_u8.shape[1:3]).to(device)
         self._frames_u8 = frames_u8
         self._device = device
         sample = self._compute(np.arange(min(1, len(frames_u8))))
@@ -27,7 +32,9 @@ class TeacherFeatures:
         self.is_kept = self.bytes_needed <= budget_bytes
         self._kept: list[Tensor] = []
         if self.is_kept:
-            self._kept = [torch.empty((len(frames_u8), *f.shape[1:])) for f in sample]
+            self._kept = [
+                torch.empty((len(frames_u8), *f.shape[1:]), memory_format=torch.channels_last) for f in sample
+            ]
             for start in range(0, len(frames_u8), _CHUNK):
                 stop = min(start + _CHUNK, len(frames_u8))
                 for kept, level in zip(self._kept, self._compute(np.arange(start, stop)), strict=True):
@@ -41,7 +48,7 @@ class TeacherFeatures:
         if not self.is_kept:
             return self._compute(indices)
         chosen = torch.from_numpy(indices)
-        return [level[chosen].to(self._device) for level in self._kept]
+        return [level[chosen].to(self._device, memory_format=torch.channels_last) for level in self._kept]
 
     def in_order(self) -> Iterator[list[Tensor]]:
         """Features of all frames, chunk by chunk."""
@@ -59,8 +66,8 @@ class TeacherFeatures:
     def _compute(self, indices: NDArray[np.int64]) -> list[Tensor]:
         starts = range(0, max(1, len(indices)), _CHUNK)
         passes = [self._teacher_pass(self._frames_u8[indices[start : start + _CHUNK]]) for start in starts]
-        # The frame's layout (channels last) goes through to the features; the student rounds by layout.
-        return [torch.cat(level).contiguous() for level in zip(*passes, strict=True)]
+        # The student rounds by layout, so it is the same whether features are kept or not.
+        return [torch.cat(level).contiguous(memory_format=torch.channels_last) for level in zip(*passes, strict=True)]
 
     @torch.no_grad()
     def _teacher_pass(self, frames_u8: NDArray[np.uint8]) -> list[Tensor]:
@@ -69,6 +76,17 @@ class TeacherFeatures:
         filled_u8 = np.resize(frames_u8 if n else self._frames_u8[:1], (_CHUNK, *frames_u8.shape[1:]))
         features: list[Tensor] = self._teacher(torch.from_numpy(filled_u8).to(self._device))
         return [level[:n] for level in features]
+
+
+def _quicker(teacher: Teacher, size_hw: tuple[int, ...]) -> Teacher:
+    """A copy that reads and writes memory less often: no batch norms, no padded copies, rectifiers that work in place."""
+    quick = folded(teacher, torch.zeros((1, *size_hw, 3), dtype=torch.uint8))
+    for module in quick.modules():
+        if isinstance(module, nn.ReLU | nn.ReLU6):
+            module.inplace = True
+        elif isinstance(module, SameConv2d):
+            module.pad_evenly()
+    return quick
 
 
 def memory_budget_bytes(processes: int) -> int:

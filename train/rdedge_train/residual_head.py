@@ -34,9 +34,11 @@ class Moments:
         """Vectors (P, n, C), n new ones of each group."""
         vectors = vectors_PNC.detach().double()
         self._count += vectors.shape[1]
-        total, products = vectors.sum(1), vectors.mT @ vectors
-        self._total = total if self._total is None else self._total + total
-        self._products = products if self._products is None else self._products + products
+        if self._total is None or self._products is None:
+            self._total, self._products = vectors.sum(1), vectors.mT @ vectors
+        else:
+            self._total += vectors.sum(1)
+            self._products.baddbmm_(vectors.mT, vectors)
 
     def mean_and_covariance(self) -> tuple[Tensor, Tensor]:
         """(P, C) and (P, C, C); at least one chunk must have come."""

@@ -7,6 +7,7 @@ head a second time, disturbed. The student is not: it costs no epoch, and a defe
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 import cv2
@@ -29,11 +30,12 @@ def disturbed_copies(
     frames_u8: NDArray[np.uint8], numbers: NDArray[np.int64], tolerance: Tolerance, seed: int
 ) -> NDArray[np.uint8]:
     """Frames (n, H, W, 3) -> as many, each disturbed within the tolerance as ``seed`` and its own number draw it."""
-    copies = np.empty_like(frames_u8)
-    for copy, frame_u8, number in zip(copies, frames_u8, numbers, strict=True):
-        rng = np.random.default_rng([seed, _STREAM, int(number)])
-        copy[:] = _disturbed(frame_u8, tolerance, rng)
-    return copies
+
+    def copy_of(frame_u8: Image, number: np.int64) -> Image:
+        return _disturbed(frame_u8, tolerance, np.random.default_rng([seed, _STREAM, int(number)]))
+
+    with ThreadPoolExecutor() as pool:
+        return np.stack(list(pool.map(copy_of, frames_u8, numbers)))
 
 
 def _disturbed(frame_u8: Image, tolerance: Tolerance, rng: np.random.Generator) -> Image:

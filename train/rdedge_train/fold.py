@@ -1,25 +1,25 @@
-"""Batch norms folded into the convolutions before them: the detector as its graph has it, parameter for parameter."""
+"""Batch norms folded into the convolutions before them: a network as its graph has it, parameter for parameter."""
 
 from __future__ import annotations
 
 import copy
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from rdedge_train.model import Detector
-
 _Convolution = nn.Conv2d | nn.ConvTranspose2d
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @torch.no_grad()
-def folded(detector: Detector, frame: Tensor) -> Detector:
+def folded(network: Network, frame: Tensor) -> Network:
     """A copy in evaluation mode on the CPU that answers the same up to rounding, without batch norms.
 
     Every convolution has a bias then. ``frame``: uint8 (1, H, W, 3), any, to see what follows what.
     """
-    plain = copy.deepcopy(detector).cpu().eval()
+    plain = copy.deepcopy(network).cpu().eval()
     for name, (convolution, norm) in _pairs(plain, frame).items():
         assert norm.running_mean is not None and norm.running_var is not None
         factor = norm.weight / (norm.running_var + norm.eps).sqrt()
@@ -33,7 +33,7 @@ def folded(detector: Detector, frame: Tensor) -> Detector:
     return plain
 
 
-def _pairs(detector: Detector, frame: Tensor) -> dict[str, tuple[_Convolution, nn.BatchNorm2d]]:
+def _pairs(network: nn.Module, frame: Tensor) -> dict[str, tuple[_Convolution, nn.BatchNorm2d]]:
     """By the batch norm's name: it, and the convolution whose output it reads."""
     made_by: dict[int, tuple[_Convolution, Tensor]] = {}
     pairs: dict[str, tuple[_Convolution, nn.BatchNorm2d]] = {}
@@ -49,12 +49,12 @@ def _pairs(detector: Detector, frame: Tensor) -> dict[str, tuple[_Convolution, n
 
         hooks.append(norm.register_forward_pre_hook(look))
 
-    for name, module in detector.named_modules():
+    for name, module in network.named_modules():
         if isinstance(module, _Convolution):
             hooks.append(module.register_forward_hook(remember))
         elif isinstance(module, nn.BatchNorm2d):
             pair(name, module)
-    detector(frame)
+    network(frame)
     for hook in hooks:
         hook.remove()
     return pairs
