@@ -178,7 +178,7 @@ def train_config(size_hw: tuple[int, int], ocbe: Ocbe, head: Head, epochs: int, 
 
 def input_spec(size_hw: tuple[int, int]) -> InputSpec:
     """Whole pictures at this size."""
-    return InputSpec(size_hw=size_hw, colour_order="rgb", resize="area", roi_xywh=None)
+    return InputSpec(size_hw=size_hw, colour_order="rgb", resize="area+linear", roi_xywh=None)
 
 
 def imagenet_teacher() -> Teacher:

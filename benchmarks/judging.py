@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--heads", nargs="+", choices=["position", "residual"], default=["position", "residual"])
     args = parser.parse_args()
     keep_freed_memory()
-    spec = InputSpec(size_hw=(256, 256), colour_order="rgb", resize="area", roi_xywh=None)
+    spec = InputSpec(size_hw=(256, 256), colour_order="rgb", resize="area+linear", roi_xywh=None)
     dataset = find_images(args.data)
     good = list(dataset.good_paths)
     test = [p.path for p in dataset.test_parts]

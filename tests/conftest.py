@@ -143,7 +143,7 @@ def make_config() -> MakeConfig:
         from rdedge_train.config import TrainConfig, default_head, default_loss, default_tolerance
 
         head = fields.get("head", default_head(str(fields.get("model", "edge-lite0"))))
-        spec = {"size_hw": SIZE_HW, "colour_order": "rgb", "resize": "area", "roi_xywh": None}
+        spec = {"size_hw": SIZE_HW, "colour_order": "rgb", "resize": "area+linear", "roi_xywh": None}
         plain = {
             "model": "edge-lite0",
             "input": spec,

@@ -26,7 +26,7 @@ from rdedge_train.metrics import auroc
 from rdedge_train.model import Detector
 
 SIZE_HW, BATCH = (256, 256), 16
-INPUT = InputSpec(size_hw=SIZE_HW, colour_order="rgb", resize="area", roi_xywh=None)
+INPUT = InputSpec(size_hw=SIZE_HW, colour_order="rgb", resize="area+linear", roi_xywh=None)
 Score = Callable[[NDArray[np.uint8]], float]  # of one frame (1, H, W, 3) RGB
 
 

@@ -163,6 +163,6 @@ that calls this key unknown cannot build fp16 and int8 graphs: export fp32 for i
 A part is rejected if its score is above {image!r},
 a pixel marked if the map is above {pixel!r}.
 {roi}
-These thresholds were fitted on pictures shrunk by OpenCV's INTER_AREA. DeepStream shrinks otherwise (scaling-filter),
+These thresholds were fitted on pictures shrunk by rdedge.preprocess. DeepStream shrinks otherwise (scaling-filter),
 which moves scores a little: fit the threshold again on good parts seen through this pipeline, or feed {width}x{height}.
 """

@@ -20,7 +20,6 @@ from onnx import ModelProto
 from rdedge.errors import ExportError
 from rdedge.fidelity import FineTuning, RangeMethod
 from rdedge_export.fake_quant import FakeQuantised
-from rdedge_train.fold import folded
 from rdedge_export.gate import Gatekeeper
 from rdedge_export.graph import graph_spec, onnx_graph
 from rdedge_export.observers import observe
@@ -29,6 +28,7 @@ from rdedge_export.qdq import quantisable, quantised, tensors_to_observe
 from rdedge_train.config import TrainConfig
 from rdedge_train.features import TeacherFeatures, memory_budget_bytes
 from rdedge_train.fit import ADAM_BETAS, batches, fit_head
+from rdedge_train.fold import folded
 from rdedge_train.loss import LossReading, distillation_loss
 from rdedge_train.model import Detector
 from rdedge_train.run_folder import FinishedRun

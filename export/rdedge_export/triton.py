@@ -91,7 +91,7 @@ def _readme(graph: GraphSpec, spec: InputSpec, engine: EngineRecord | None) -> s
   tritonserver --model-repository=THIS_FOLDER
 
 Input {tensors[0]}, the camera's picture in RGB order,
-{roi}resized to {width}x{height} by OpenCV's INTER_AREA (rdedge.preprocess does exactly this).
+{roi}resized to {width}x{height} as rdedge.preprocess does it, which a Python client can import (no torch in it).
 Outputs {tensors[1]} and {tensors[2]}.
 A part is rejected if its score is above image_threshold, a pixel marked if its map value is above pixel_threshold.
 Both are parameters of the model: GET /v2/models/{MODEL_NAME}/config.

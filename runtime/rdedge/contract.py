@@ -18,7 +18,7 @@ from rdedge.fidelity import Gate, Metrics, Parity
 from rdedge.good_parts import Distribution, FrameStatistics, Threshold
 from rdedge.strict import Count, Sha256, Strict
 
-SCHEMA_VERSION: Literal[4] = 4
+SCHEMA_VERSION: Literal[5] = 5
 CONTRACT_FILE = "contract.json"
 MIN_SIDE_PX = 32
 MAX_SIDE_PX = 4096
@@ -34,7 +34,7 @@ class InputSpec(Strict, frozen=True):
 
     size_hw: tuple[Side, Side]
     colour_order: Literal["rgb"]
-    resize: Literal["area"]
+    resize: Literal["area+linear"]
     roi_xywh: tuple[Count, Count, Side, Side] | None  # in source pixels, None: the whole picture
 
 
@@ -117,7 +117,7 @@ class CalibrationSpec(Strict, frozen=True):
 class Contract(Strict, frozen=True):
     """The whole contract of a bundle."""
 
-    schema_version: Literal[4]
+    schema_version: Literal[5]
     created_utc: str
     input: InputSpec
     graph: GraphSpec

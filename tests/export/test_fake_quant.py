@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from rdedge.errors import ExportError
 from rdedge_export.fake_quant import FakeQuantised, rounded_activation, rounded_weight
-from rdedge_train.fold import folded
 from rdedge_export.graph import graph_spec, onnx_graph
 from rdedge_export.graph_view import GraphView, Layer
 from rdedge_export.observers import observe, session
 from rdedge_export.qdq import quantisable, quantised, tensors_to_observe, weight_scales
+from rdedge_train.fold import folded
 from rdedge_train.model import Detector
 from rdedge_train.teachers import load_teacher_weights
 

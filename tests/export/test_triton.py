@@ -70,7 +70,7 @@ def test_the_repository_is_what_triton_expects(tiny_bundle: Path, tmp_path: Path
     parameters = {key: value.string_value for key, value in config.parameters.items()}
     assert float(parameters.pop("image_threshold")) == precision.image_threshold.value
     assert float(parameters.pop("pixel_threshold")) == precision.pixel_threshold.value
-    assert parameters == {"precision": "fp32", "colour_order": "rgb", "resize": "area", "roi_xywh": ""}
+    assert parameters == {"precision": "fp32", "colour_order": "rgb", "resize": "area+linear", "roi_xywh": ""}
 
 
 def test_a_client_decides_as_the_bundle_does(tiny_bundle: Path, tmp_path: Path, schema: Any) -> None:

@@ -114,9 +114,9 @@ def contract_for(
 
     return sealed(
         Contract(
-            schema_version=4,
+            schema_version=5,
             created_utc="2026-11-22T08:15:00Z",
-            input=InputSpec(size_hw=size_hw, colour_order="rgb", resize="area", roi_xywh=roi_xywh),
+            input=InputSpec(size_hw=size_hw, colour_order="rgb", resize="area+linear", roi_xywh=roi_xywh),
             graph=graph_spec(size_hw, batch),
             model=ModelSpec(
                 name="darkness",

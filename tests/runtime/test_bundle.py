@@ -40,7 +40,7 @@ def test_a_bundle_opens(bundle: Path) -> None:
 
 
 def test_a_bundle_opens_by_a_name_in_text(bundle: Path) -> None:
-    assert open_bundle(str(bundle)).contract.schema_version == 4
+    assert open_bundle(str(bundle)).contract.schema_version == 5
 
 
 def test_a_precision_it_lacks_is_refused_with_those_it_has(bundle: Path) -> None:

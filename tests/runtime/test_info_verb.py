@@ -29,7 +29,7 @@ def test_the_table_says_what_the_bundle_is(bundle: Path, capsys: pytest.CaptureF
         "  teacher            none\n"
         "  trained on         20 good parts (sha256 bbbbbbbbbbbb)\n"
         "  held out           99 good parts (split every fifth, seed 7)\n"
-        "  input              64x48 RGB, whole picture, shrunk by area\n"
+        "  input              64x48 RGB, whole picture, shrunk by area+linear\n"
         "  calibration        2 held-out good parts, to refit thresholds on the device\n"
         "  versions           rdedge 0.1.0, torch 2.14.1\n"
         f"  fp32               model.onnx, {size_mb:.1f} MB\n"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -12,7 +14,7 @@ from rdedge.preprocess import preprocess, preprocess_mask, region_of_interest
 
 
 def spec(height: int, width: int, roi_xywh: tuple[int, int, int, int] | None = None) -> InputSpec:
-    return InputSpec(size_hw=(height, width), colour_order="rgb", resize="area", roi_xywh=roi_xywh)
+    return InputSpec(size_hw=(height, width), colour_order="rgb", resize="area+linear", roi_xywh=roi_xywh)
 
 
 def noise(height: int, width: int) -> NDArray[np.uint8]:
@@ -67,6 +69,25 @@ def test_a_scratch_of_one_pixel_survives_wherever_it_is(size_hw: tuple[int, int]
         picture[:, x] = 255
         frame = preprocess(picture, spec(48, 64))
         assert frame.sum(axis=2, dtype=int).min() > 0, f"lost at x = {x}"
+
+
+@pytest.mark.parametrize("width", [65, 80, 90, 101, 110, 127])
+def test_every_column_counts_within_an_eighth_of_the_others(width: int) -> None:
+    weights = []
+    for x in range(width):
+        picture = np.zeros((96, width, 3), np.uint8)
+        picture[:, x] = 255
+        weights.append(preprocess(picture, spec(48, 64)).mean() * width / 255)
+    assert min(weights) > 0.87 and max(weights) < 1.13
+
+
+@pytest.mark.parametrize(
+    ("size_hw", "crc"),
+    [((50, 70), "8c8bae75"), ((480, 641), "6339c891"), ((20, 1000), "fd5dc1f2"), ((20, 30), "33ee642b")],
+    ids=["slight", "whole and slight", "strip", "grown"],
+)
+def test_the_same_bits_on_every_processor(size_hw: tuple[int, int], crc: str) -> None:
+    assert f"{zlib.crc32(preprocess(noise(*size_hw), spec(48, 64)).tobytes()):08x}" == crc
 
 
 def test_growing_is_smooth_and_keeps_flat_flat() -> None:

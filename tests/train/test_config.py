@@ -55,7 +55,7 @@ def test_unknown_model(make_config: MakeConfig) -> None:
 
 @pytest.mark.parametrize("size_hw", [(64, 65), (48, 64)], ids="{0[0]}x{0[1]}".format)
 def test_sizes_must_divide_evenly(make_config: MakeConfig, size_hw: tuple[int, int]) -> None:
-    spec = {"size_hw": size_hw, "colour_order": "rgb", "resize": "area", "roi_xywh": None}
+    spec = {"size_hw": size_hw, "colour_order": "rgb", "resize": "area+linear", "roi_xywh": None}
     with pytest.raises(UsageError, match=f"image size {size_hw[0]}x{size_hw[1]}; use multiples of 32 pixels"):
         make_config(input=spec)
 

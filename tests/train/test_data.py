@@ -22,7 +22,7 @@ DrawWasher = Callable[..., NDArray[np.uint8]]
 WriteParts = Callable[..., Path]
 
 HELD_OUT_OF_40 = ["002", "003", "004", "011", "023", "024", "027", "034"]
-SPEC = InputSpec(size_hw=(64, 96), colour_order="rgb", resize="area", roi_xywh=None)
+SPEC = InputSpec(size_hw=(64, 96), colour_order="rgb", resize="area+linear", roi_xywh=None)
 
 
 def names(paths: tuple[Path, ...], root: Path) -> list[str]:
@@ -253,7 +253,7 @@ def test_a_long_list_of_bad_images_is_cut(tmp_path: Path) -> None:
 
 
 def test_a_region_of_interest_outside_the_picture_names_the_picture(tmp_path: Path, mixed: dict[str, Path]) -> None:
-    spec = InputSpec(size_hw=(64, 64), colour_order="rgb", resize="area", roi_xywh=(40, 0, 64, 64))
+    spec = InputSpec(size_hw=(64, 64), colour_order="rgb", resize="area+linear", roi_xywh=(40, 0, 64, 64))
     with pytest.raises(DatasetError) as caught:
         usable_images([mixed["colour.png"]], spec, skip_bad=False)
     expected = "the picture is 96x64, the region of interest 64x64 at (40, 0) leaves it"
@@ -273,7 +273,7 @@ def test_mask_of_a_defect(scratched: LabelledPart) -> None:
 
 
 def test_mask_follows_the_region_of_interest(scratched: LabelledPart) -> None:
-    spec = InputSpec(size_hw=(32, 32), colour_order="rgb", resize="area", roi_xywh=(24, 16, 32, 32))
+    spec = InputSpec(size_hw=(32, 32), colour_order="rgb", resize="area+linear", roi_xywh=(24, 16, 32, 32))
     whole, cut = read_part_mask(scratched, SPEC), read_part_mask(scratched, spec)
     assert whole is not None and cut is not None and cut.any()
     assert np.array_equal(cut, whole[16:48, 24:56])

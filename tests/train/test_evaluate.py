@@ -48,7 +48,7 @@ def darkness(frames_u8: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray
 
 
 def subject(predict: Callable[..., object] = darkness) -> Subject:
-    spec = InputSpec(size_hw=SIZE_HW, colour_order="rgb", resize="area", roi_xywh=None)
+    spec = InputSpec(size_hw=SIZE_HW, colour_order="rgb", resize="area+linear", roi_xywh=None)
     return Subject(name="darkness", input=spec, image_threshold=LIMIT, predict=predict, facts={})  # type: ignore[arg-type]
 
 

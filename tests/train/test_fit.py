@@ -347,7 +347,7 @@ def test_a_batch_must_reach_every_process(parts_folder: Path, tmp_path: Path, ma
 def test_a_single_value_cannot_be_normalised(
     tmp_path: Path, write_parts: WriteParts, train: Train, size_hw: tuple[int, int], good: int, batch_size: int
 ) -> None:
-    spec = {"size_hw": size_hw, "colour_order": "rgb", "resize": "area", "roi_xywh": None}
+    spec = {"size_hw": size_hw, "colour_order": "rgb", "resize": "area+linear", "roi_xywh": None}
     data = write_parts(tmp_path / "parts", good=good)
     complaint = (
         "batches of one image of 32x32 give batch norm a single value; use a larger --image-size or --batch-size"
@@ -363,7 +363,7 @@ def test_a_single_value_cannot_be_normalised(
 def test_the_smallest_trainings_that_can_work(
     tmp_path: Path, write_parts: WriteParts, train: Train, size_hw: tuple[int, int], good: int, batch_size: int
 ) -> None:
-    spec = {"size_hw": size_hw, "colour_order": "rgb", "resize": "area", "roi_xywh": None}
+    spec = {"size_hw": size_hw, "colour_order": "rgb", "resize": "area+linear", "roi_xywh": None}
     data = write_parts(tmp_path / "parts", good=good)
     train(data, tmp_path / "run", input=spec, batch_size=batch_size, epochs=1)
     assert open_run(tmp_path / "run").record.config.batch_size == batch_size

@@ -15,7 +15,7 @@ from rdedge_train.data import read_part_mask, union_of_masks
 from rdedge_train.layouts import Dataset, LabelledPart, find_images, part_types, recognise
 
 SIZE_HW = (40, 64)
-SPEC = InputSpec(size_hw=SIZE_HW, colour_order="rgb", resize="area", roi_xywh=None)
+SPEC = InputSpec(size_hw=SIZE_HW, colour_order="rgb", resize="area+linear", roi_xywh=None)
 
 
 def picture(path: Path) -> None:

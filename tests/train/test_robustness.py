@@ -59,7 +59,7 @@ def parts(tmp_path: Path) -> Path:
 
 
 def subject() -> Subject:
-    spec = InputSpec(size_hw=MODEL_HW, colour_order="rgb", resize="area", roi_xywh=None)
+    spec = InputSpec(size_hw=MODEL_HW, colour_order="rgb", resize="area+linear", roi_xywh=None)
     return Subject(name="darkness", input=spec, image_threshold=LIMIT, predict=darkness, facts={})
 
 

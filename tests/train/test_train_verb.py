@@ -35,7 +35,7 @@ def test_every_option_reaches_the_run(wide_parts: Path, tmp_path: Path, make_con
     options = ["--model", "resnet18", "--epochs", "1", "--image-size", "64x96", "--roi", "10, 5,100,70"]
     options += ["--batch-size", "3", "--learning-rate", "0.002", "--seed", "4", "--held-out", "0.4"]
     options += ["--loss", "per-position", "--ocbe", "oce", "--head", "position", "--teacher-weights", "random:2"]
-    spec = {"size_hw": (64, 96), "colour_order": "rgb", "resize": "area", "roi_xywh": (10, 5, 100, 70)}
+    spec = {"size_hw": (64, 96), "colour_order": "rgb", "resize": "area+linear", "roi_xywh": (10, 5, 100, 70)}
     assert recorded(wide_parts, tmp_path / "run", *options) == make_config(
         model="resnet18",
         input=spec,

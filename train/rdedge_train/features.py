@@ -79,7 +79,7 @@ class TeacherFeatures:
 
 
 def _quicker(teacher: Teacher, size_hw: tuple[int, ...]) -> Teacher:
-    """A copy that reads and writes memory less often: no batch norms, no padded copies, rectifiers that work in place."""
+    """A copy that reads and writes memory less often: no batch norms, no padded copies, rectifiers in place."""
     quick = folded(teacher, torch.zeros((1, *size_hw, 3), dtype=torch.uint8))
     for module in quick.modules():
         if isinstance(module, nn.ReLU | nn.ReLU6):

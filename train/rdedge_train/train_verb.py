@@ -115,7 +115,7 @@ def input_spec(args: argparse.Namespace) -> InputSpec:
     settings = {
         "size_hw": _size_hw(args.image_size),
         "colour_order": "rgb",
-        "resize": "area",
+        "resize": "area+linear",
         "roi_xywh": _roi_xywh(args.roi),
     }
     return _converted(settings, InputSpec)
