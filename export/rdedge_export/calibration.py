@@ -40,7 +40,7 @@ def read_calibration(run: FinishedRun, folder: Path | None, *, most: int | None 
     if not fresh:
         raise UsageError(f"{source}: only held-out parts, nothing to calibrate on", remedy="name other good images")
     if len(fresh) < len(frames.paths):
-        frames = read_frames(root, [frames.paths[i] for i in fresh], record.config.input)
+        frames = frames.only([frames.paths[i] for i in fresh])
     return Calibration(frames_u8=frames.frames_u8, sha256=frames.sha256, source=source)
 
 

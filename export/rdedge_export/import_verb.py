@@ -16,7 +16,7 @@ from rdedge.text import printable
 from rdedge.versions import library_versions
 from rdedge_export.export_verb import add_bundle_arguments, check_bundle_arguments, say_next, write_and_say
 from rdedge_train.config import TrainConfig, default_epochs
-from rdedge_train.data import find_images, read_frames, usable_images
+from rdedge_train.data import find_images, read_usable
 from rdedge_train.foreign import read_foreign
 from rdedge_train.run_folder import FinishedRun, RunRecord, write_record
 from rdedge_train.teachers import state_sha256
@@ -65,10 +65,9 @@ def imported_run(
     """
     paths = find_images(data).good_paths
     detector, model, teacher = read_foreign(checkpoint, spec.size_hw, teacher_weights)
-    usable, bad = usable_images(paths, spec, skip_bad=skip_bad)
+    held_out, bad = read_usable(data, paths, spec, skip_bad=skip_bad)
     for error in bad:
         print(f"skipped {printable(error.problem)}", file=sys.stderr)
-    held_out = read_frames(data, usable, spec)
     # Of these settings only model, input and head say something of an imported model; the rest are the paper's.
     config = TrainConfig(
         model=model,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from rdedge.backends import needs_engine
+from rdedge.backends import engine_arguments
 from rdedge.cli import EXIT_ERROR, main
 from rdedge.errors import UsageError
 from rdedge.line.checked import Problems
@@ -14,14 +14,9 @@ from rdedge.line.config import LineConfig, read_config, refusal
 
 def commands(path: Path, config: LineConfig) -> list[list[str]]:
     """Arguments of `rdedge`, once a bundle; none where the line needs no engine. Relative paths begin at the file."""
-    if not needs_engine(config.backend, config.precision):
-        return []
-    flavour, _, dla_core = config.backend.partition("-dla")
-    options = ["--precision", config.precision, "--backend", flavour, "--if-needed"]
-    if dla_core:
-        options += ["--dla", dla_core]
     names = dict.fromkeys(config.bundle_of(camera) for camera in config.camera)
-    return [["engine", str(path.parent / name), *options] for name in names]
+    wanted = (engine_arguments(path.parent / name, config.backend, config.precision) for name in names)
+    return [arguments for arguments in wanted if arguments is not None]
 
 
 def build(path: Path) -> int:

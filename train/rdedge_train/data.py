@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from rdedge.contract import InputSpec
 from rdedge.errors import DatasetError, ImageError
-from rdedge.images import read_image, read_mask
+from rdedge.images import decode_image, read_bytes, read_image, read_mask
 from rdedge.preprocess import preprocess, preprocess_mask
 from rdedge_train.layouts import GOOD, Dataset, LabelledPart, find_images
 
@@ -26,20 +26,40 @@ __all__ = [
     "find_images",
     "read_frames",
     "read_part_mask",
+    "read_usable",
     "split_good",
     "union_of_masks",
-    "usable_images",
 ]
 _MOST_NAMED = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frames:
-    """Images read and preprocessed: ``frames_u8`` (n, H, W, 3) RGB, their files, and one hash over names and bytes."""
+    """Images read and preprocessed: ``frames_u8`` (n, H, W, 3) RGB, their files below ``root``, and those's hashes."""
 
-    frames_u8: NDArray[np.uint8]
+    root: Path
     paths: tuple[Path, ...]
-    sha256: str
+    frames_u8: NDArray[np.uint8]
+    file_sha256: tuple[bytes, ...]
+
+    @property
+    def sha256(self) -> str:
+        """One hash over names and bytes."""
+        digest = hashlib.sha256()
+        for path, of_file in zip(self.paths, self.file_sha256, strict=True):
+            digest.update(os.fsencode(path.relative_to(self.root)) + b"\n" + of_file)
+        return digest.hexdigest()
+
+    def only(self, paths: Sequence[Path]) -> Frames:
+        """Those of these files, in the order given."""
+        place = {path: i for i, path in enumerate(self.paths)}
+        chosen = [place[path] for path in paths]
+        return Frames(
+            root=self.root,
+            paths=tuple(paths),
+            frames_u8=self.frames_u8[chosen],
+            file_sha256=tuple(self.file_sha256[i] for i in chosen),
+        )
 
 
 def split_good(paths: Sequence[Path], held_out_share: float, seed: int) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
@@ -61,45 +81,54 @@ def split_good(paths: Sequence[Path], held_out_share: float, seed: int) -> tuple
     )
 
 
-def usable_images(
-    paths: Sequence[Path], spec: InputSpec, *, skip_bad: bool
-) -> tuple[tuple[Path, ...], list[ImageError]]:
-    """Reads every image once: the usable ones, and why the others are not.
+def read_usable(
+    root: Path, paths: Sequence[Path], spec: InputSpec, *, skip_bad: bool
+) -> tuple[Frames, list[ImageError]]:
+    """``read_frames`` of the usable ones, and why the others are not.
 
     Raises DatasetError that lists the bad ones unless ``skip_bad``, and if none is usable.
     """
-
-    def reason(path: Path) -> ImageError | None:
-        try:
-            preprocess(read_image(path), spec)
-        except ImageError as exc:
-            return exc if str(path) in exc.problem else ImageError(f"{path}: {exc.problem}", remedy=exc.remedy)
-        return None
-
-    with ThreadPoolExecutor() as pool:
-        reasons = list(pool.map(reason, paths))
-    bad = [r for r in reasons if r is not None]
-    good = tuple(p for p, r in zip(paths, reasons, strict=True) if r is None)
-    if bad and (not skip_bad or not good):
+    frames, bad = _read(root, paths, spec)
+    if bad and (not skip_bad or not frames.paths):
         named = "; ".join(r.problem for r in bad[:_MOST_NAMED])
         more = f"; and {len(bad) - _MOST_NAMED} more" if len(bad) > _MOST_NAMED else ""
         remedy = "no usable image is left" if skip_bad else f"{bad[0].remedy} (--skip-bad goes on without bad images)"
         raise DatasetError(f"{len(bad)} of {len(paths)} images cannot be used: {named}{more}", remedy=remedy)
-    return good, bad
+    return frames, bad
 
 
 def read_frames(root: Path, paths: Sequence[Path], spec: InputSpec) -> Frames:
-    """Read and preprocess images, in the order given. Raises ImageError."""
-    height, width = spec.size_hw
-    frames_u8 = np.empty((len(paths), height, width, 3), np.uint8)
+    """Read and preprocess images below ``root``, in the order given. Raises ImageError."""
+    frames, bad = _read(root, paths, spec)
+    if bad:
+        raise bad[0]
+    return frames
+
+
+def _read(root: Path, paths: Sequence[Path], spec: InputSpec) -> tuple[Frames, list[ImageError]]:
+    """Each file is opened once; a bad one leaves its place to the next."""
+
+    def read(path: Path) -> tuple[NDArray[np.uint8], bytes] | ImageError:
+        try:
+            data = read_bytes(path)
+            return preprocess(decode_image(data, path), spec)[0], hashlib.sha256(data).digest()
+        except ImageError as exc:
+            return exc if str(path) in exc.problem else ImageError(f"{path}: {exc.problem}", remedy=exc.remedy)
+
+    frames_u8 = np.empty((len(paths), *spec.size_hw, 3), np.uint8)
+    good: list[Path] = []
+    digests: list[bytes] = []
+    bad: list[ImageError] = []
     with ThreadPoolExecutor() as pool:
-        for i, frame in enumerate(pool.map(lambda p: preprocess(read_image(p), spec), paths)):
-            frames_u8[i] = frame[0]
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(os.fsencode(path.relative_to(root)) + b"\n")
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return Frames(frames_u8=frames_u8, paths=tuple(paths), sha256=digest.hexdigest())
+        for path, outcome in zip(paths, pool.map(read, paths), strict=True):
+            if isinstance(outcome, ImageError):
+                bad.append(outcome)
+                continue
+            frames_u8[len(good)], digest = outcome
+            good.append(path)
+            digests.append(digest)
+    frames_u8 = frames_u8[: len(good)]
+    return Frames(root=root, paths=tuple(good), frames_u8=frames_u8, file_sha256=tuple(digests)), bad
 
 
 def read_part_mask(part: LabelledPart, spec: InputSpec) -> NDArray[np.bool_] | None:

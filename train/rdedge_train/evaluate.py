@@ -14,7 +14,7 @@ from rdedge.errors import BackendError, DatasetError, ImageError
 from rdedge.fidelity import Metrics
 from rdedge.good_parts import Threshold
 from rdedge.text import printable
-from rdedge_train.data import GOOD, LabelledPart, find_images, read_frames, read_part_mask, usable_images
+from rdedge_train.data import GOOD, LabelledPart, find_images, read_part_mask, read_usable
 from rdedge_train.metrics import auroc, f1_at, localisation
 from rdedge_train.report import JudgedPart
 from rdedge_train.subject import Subject
@@ -108,11 +108,10 @@ def evaluate(
     Raises DatasetError, ImageError, BackendError.
     """
     parts = find_parts(data)
-    usable, bad = usable_images([p.path for p in parts], subject.input, skip_bad=skip_bad)
-    kept = set(usable)
+    frames, bad = read_usable(data, [p.path for p in parts], subject.input, skip_bad=skip_bad)
+    kept, frames_u8 = set(frames.paths), frames.frames_u8
     parts = tuple(p for p in parts if p.path in kept)
     masks, bad_masks = _read_masks(parts, subject, skip_bad=skip_bad)
-    frames_u8 = read_frames(data, usable, subject.input).frames_u8
     maps, scores = predict_chunks(subject, frames_u8, progress)
     judged = JudgedParts(parts=parts, frames_u8=frames_u8, scores=scores, maps=maps, masks=masks)
     return summarise(subject, str(data), judged, [e.problem for e in (*bad, *bad_masks)]), judged

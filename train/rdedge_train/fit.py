@@ -22,7 +22,7 @@ from rdedge.text import printable
 from rdedge.versions import library_versions
 from rdedge_train.anomaly_map import PositionHead
 from rdedge_train.config import TrainConfig
-from rdedge_train.data import Frames, find_images, read_frames, split_good, usable_images
+from rdedge_train.data import Frames, find_images, read_usable, split_good
 from rdedge_train.distributed import World, summed, use_global_batch_norm
 from rdedge_train.features import TeacherFeatures, memory_budget_bytes
 from rdedge_train.loss import LossReading, distillation_loss
@@ -62,11 +62,11 @@ def fit(data: Path, out: Path, config: TrainConfig, world: World, *, skip_bad: b
         _refuse_foreign(out)
     _seed_everything(config.seed)
     dataset = find_images(data)
-    paths, bad = usable_images(dataset.good_paths, config.input, skip_bad=skip_bad)
-    train_paths, held_out_paths = split_good(paths, config.held_out_share, config.seed)
+    frames, bad = read_usable(data, dataset.good_paths, config.input, skip_bad=skip_bad)
+    train_paths, held_out_paths = split_good(frames.paths, config.held_out_share, config.seed)
     _check_batches(len(train_paths), config)
-    train = read_frames(data, train_paths, config.input)
-    held_out = read_frames(data, held_out_paths, config.input)
+    train, held_out = frames.only(train_paths), frames.only(held_out_paths)
+    del frames
     detector = Detector(config.model, config.input.size_hw, ocbe=config.ocbe, head=config.head)
     teacher_name = load_teacher_weights(detector.teacher, config.model, config.teacher_weights)
     record = _record(config, teacher_name, data, train, held_out, [e.problem for e in bad])

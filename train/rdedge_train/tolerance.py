@@ -65,7 +65,7 @@ def blurred(image_u8: Image, sigma_px: float) -> Image:
 
 def noisy(image_u8: Image, levels: float, rng: np.random.Generator) -> Image:
     """Grain: Gaussian, of this standard deviation, each value by itself."""
-    return _to_u8(np.float32(image_u8) + rng.normal(0.0, levels, image_u8.shape).astype(np.float32))
+    return _to_u8(image_u8 + rng.standard_normal(image_u8.shape, np.float32) * np.float32(levels))
 
 
 def rotation(size_hw: tuple[int, ...], degrees: float) -> NDArray[np.float64]:

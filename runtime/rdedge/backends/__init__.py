@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal, get_args
 
 from rdedge.backends.base import Backend, PipelinedBackend, Prediction, batches, infer_all
@@ -17,15 +18,20 @@ __all__ = [
     "PipelinedBackend",
     "Prediction",
     "batches",
+    "engine_arguments",
     "infer_all",
-    "needs_engine",
     "open_backend",
 ]
 
 
-def needs_engine(backend: BackendName, precision: Precision) -> bool:
-    """Whether `rdedge engine` must have built an engine here, or measured one, before the line can open it."""
-    return backend.startswith("tensorrt") or (backend == "openvino" and precision != "fp32")  # see rdedge.cpu_proof
+def engine_arguments(bundle: Path, backend: BackendName, precision: Precision) -> list[str] | None:
+    """Arguments of `rdedge` that build the engine which ``open_backend`` will want, or measure it (rdedge.cpu_proof),
+    unless it is there; None: it wants none."""
+    if not (backend.startswith("tensorrt") or (backend == "openvino" and precision != "fp32")):
+        return None
+    flavour, _, dla_core = backend.partition("-dla")
+    options = ["--precision", precision, "--backend", flavour, "--if-needed"]
+    return ["engine", str(bundle), *options, *(["--dla", dla_core] if dla_core else [])]
 
 
 def open_backend(

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from rdedge.backends import BackendName, needs_engine
+from rdedge.backends import BackendName, engine_arguments
 from rdedge.contract import Precision
 from rdedge.errors import DeployError
 from rdedge.text import printable
@@ -70,16 +70,10 @@ def _be_a_guest() -> None:
 
 def engine_command(bundle: Path, backend: BackendName, precision: Precision) -> list[str] | None:
     """What builds the engine that a line will open; None: it needs none."""
-    if not needs_engine(backend, precision):
-        return None
-    flavour, _, dla_core = backend.partition("-dla")
-    options = ["--if-needed", "--precision", precision, "--backend", flavour]
-    return [*_RDEDGE, "engine", str(bundle), *options, *(["--dla", dla_core] if dla_core else [])]
+    arguments = engine_arguments(bundle, backend, precision)
+    return None if arguments is None else [sys.executable, "-m", "rdedge", *arguments]
 
 
 def trial_command(bundle: Path, backend: BackendName, precision: Precision, max_reject_rate: float) -> list[str]:
     """See rdedge.deploy.trial."""
     return [sys.executable, "-m", "rdedge.deploy.trial", str(bundle), backend, precision, str(max_reject_rate)]
-
-
-_RDEDGE = [sys.executable, "-m", "rdedge"]
