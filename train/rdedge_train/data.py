@@ -35,7 +35,7 @@ _MOST_NAMED = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frames:
-    """Images read and preprocessed: ``frames_u8`` (n, H, W, 3) RGB, their files below ``root``, and those's hashes."""
+    """Images read and preprocessed: ``frames_u8`` (n, H, W, 3) RGB, their files below ``root``, the hash of each."""
 
     root: Path
     paths: tuple[Path, ...]
