@@ -31,7 +31,7 @@ LEAST_BYTES = 8192  # below it are Python's own objects
 WARM_UP = 3
 
 REASONS = {
-    "images._read": "the file",
+    "images.read_bytes": "the file",
     "images._decode": "the picture, which is the line's until its verdict is out",
     "sources/video._read": "the picture, which is the line's until its verdict is out",
     "preprocess._resize_to": "the picture in the model's size, and a large one's halves on the way there",

@@ -95,7 +95,7 @@ def test_a_picture_file_makes_its_bytes_and_its_pixels(tmp_path: Path, suffix: s
         rows = allocations(lambda: list(open_source(f"folder:{tmp_path}")))
     assert rows is not None
     sizes = {row.where: row.size for row in rows}
-    expected = {"images._read": path.stat().st_size, "images._decode": picture.nbytes}
+    expected = {"images.read_bytes": path.stat().st_size, "images._decode": picture.nbytes}
     assert sizes == pytest.approx(expected, abs=LEAST_BYTES)
 
 
