@@ -34,7 +34,9 @@ def main() -> None:
     """Unpack, make bundles, measure, report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--against", metavar="COMMIT", help="the earlier tree (the last tag, else the commit before)")
-    parser.add_argument("--short", action="store_true", help="under a minute; one bundle for both; writes no results")
+    parser.add_argument(
+        "--short", action="store_true", help="quick, with one bundle if both read it; writes no results"
+    )
     parser.add_argument("--processes", type=int, help="pairs of fresh processes (6; short: 3)")
     parser.add_argument("--rounds", type=int, help="turns of each process (30; short: 6)")
     parser.add_argument("--bundle", type=Path, help="measure both with this bundle (each makes its own)")
@@ -46,11 +48,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         earlier = unpack(commit, work / "earlier")
-        bundles = [args.bundle] * 2 if args.bundle else make_bundles([earlier, ROOT], work, is_shared=args.short)
+        is_shared = args.short and schema(earlier) == schema(ROOT)
+        bundles = [args.bundle] * 2 if args.bundle else make_bundles([earlier, ROOT], work, is_shared=is_shared)
         sides = list(zip([earlier, ROOT], bundles, strict=True))
         processes = args.processes or (3 if args.short else 6)
         pairs = [measure_pair(sides, args.rounds or (6 if args.short else 30), k % 2 == 1) for k in range(processes)]
-    report(commit, pairs, is_short=args.short, is_shared=args.short or args.bundle is not None)
+    report(commit, pairs, is_short=args.short, is_shared=is_shared or args.bundle is not None)
 
 
 def earlier_commit() -> str | None:
@@ -76,6 +79,12 @@ def unpack(commit: str, folder: Path) -> Path:
         raise SystemExit(f"{commit}: {done.stderr.strip()}")
     subprocess.run(["tar", "-xf", str(archive), "-C", str(folder)], check=True)
     return folder
+
+
+def schema(tree: Path) -> str:
+    """Which bundles a tree reads: as its contract says."""
+    lines = (tree / "runtime/rdedge/contract.py").read_text(encoding="utf-8").splitlines()
+    return next(line for line in lines if line.startswith("SCHEMA_VERSION"))
 
 
 def environment(tree: Path) -> dict[str, str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import compare_trees
+from rdedge.contract import SCHEMA_VERSION
 
 ROOT = Path(compare_trees.__file__).parents[1]
 
@@ -33,6 +34,10 @@ def git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
         run("commit", "--quiet", "-m", text)
     monkeypatch.setattr(compare_trees, "ROOT", repository)
     return run
+
+
+def test_a_schema_is_that_of_the_tree() -> None:
+    assert compare_trees.schema(ROOT).endswith(f"= {SCHEMA_VERSION}")
 
 
 def test_the_commit_before_is_taken_and_unpacked(git: Callable[..., str], tmp_path: Path) -> None:
