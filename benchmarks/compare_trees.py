@@ -27,6 +27,7 @@ from tree_child import FRAME_HW, STAGES
 ROOT = Path(__file__).parents[1]
 CHILD = Path(__file__).with_name("tree_child.py")
 PACKAGES = ("runtime", "train", "export")
+_SETTLE_S = 0.1  # an engine's threads may spin after their turn, and would take a core from the other side's
 Answers = dict[str, list[float]]
 
 
@@ -142,6 +143,7 @@ def measure_pair(sides: list[tuple[Path, Path]], rounds: int, is_swapped: bool) 
             for side in order if k % 2 == 0 else order[::-1]:
                 stdin = children[side].stdin
                 assert stdin is not None
+                time.sleep(_SETTLE_S)
                 print("go", file=stdin, flush=True)
                 for stage, times in json.loads(_answer(children[side], sides[side][0])).items():
                     answers[side][stage] += times[1:]  # the caches still held the other side's at the first

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -34,6 +36,23 @@ def test_the_answer_is_the_known_one(backend: Backend) -> None:
     assert (prediction.score.shape, prediction.score.dtype) == ((1,), np.float32)
     np.testing.assert_allclose(prediction.anomaly_map[:, 0], expected, atol=1e-6)
     np.testing.assert_allclose(prediction.score, expected.max(), atol=1e-6)
+
+
+def test_no_thread_is_busy_between_two_frames(tmp_path: Path) -> None:
+    code = (
+        "import sys, time, numpy as np; from rdedge.backends.ort import open_session\n"
+        "session = open_session(sys.argv[1])\n"
+        "for _ in range(3): session.run(None, {'x': np.zeros((512, 512), np.float32)})\n"
+        "before_s = time.process_time(); time.sleep(0.2); print(time.process_time() - before_s)"
+    )
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [512, 512])
+    out = helper.make_tensor_value_info("y", TensorProto.FLOAT, [512, 512])
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "x"], ["y"])], "parallel", [value], [out])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    command = [sys.executable, "-c", code, str(tmp_path / "model.onnx")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 0.01
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "fake"])

@@ -26,6 +26,8 @@ def open_session(graph: str | bytes) -> Any:
         raise MissingExtraError(f"ONNX Runtime cannot be loaded ({exc})", remedy="pip install 'rdedge[cpu]'") from exc
     options = ort.SessionOptions()
     options.log_severity_level = 4  # its warnings go to stderr; its errors reach us as exceptions
+    # Its threads wait for work by spinning, by default between two runs too: a core that the next picture needs.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
