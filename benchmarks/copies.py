@@ -34,7 +34,7 @@ REASONS = {
     "images.read_bytes": "the file",
     "images._decode": "the picture, which is the line's until its verdict is out",
     "sources/video._read": "the picture, which is the line's until its verdict is out",
-    "preprocess._resize_to": "the picture in the model's size, and a large one's halves on the way there",
+    "preprocess._resize_to": "the picture in the model's size, and in halves and twice that size on the way there",
     "preprocess.preprocess": "its colours in the graph's order",
     "backends/openvino.infer": "the answer, which is the caller's; the engine writes into it",
     "judge.masked": "the map without what is masked: the verdict's, while the engine's shows what was masked",
