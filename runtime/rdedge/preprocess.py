@@ -59,6 +59,7 @@ def _resize(image_u8: NDArray[np.uint8], size_hw: tuple[int, int]) -> NDArray[np
     height, width = size_hw
     factor = max(1, min(source_h // height, source_w // width))
     image_u8 = _shrink_whole(image_u8, factor, factor)
+    # Only a strip has a whole number left: both sides at once would miss the halves of a 16:9 picture.
     image_u8 = _shrink_whole(image_u8, max(1, image_u8.shape[0] // height), max(1, image_u8.shape[1] // width))
     fine_h, fine_w = (2 * n if there > n else n for there, n in zip(image_u8.shape, size_hw, strict=False))
     return _resize_to(_resize_to(image_u8, (fine_h, fine_w), cv2.INTER_LINEAR_EXACT), size_hw, cv2.INTER_AREA)
