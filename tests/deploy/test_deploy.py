@@ -118,6 +118,19 @@ def test_a_board_without_rsync_takes_a_bundle_too(board: BoardSite, own_host: Ss
     assert board.judges_by() == sha_of(new)
 
 
+def test_an_rsync_that_fails_is_made_up_for(board: BoardSite, own_host: Sshd, make_bundle: MakeBundle) -> None:
+    """As it does when its other side dies, with a file there that is no longer right."""
+    old, new = make_bundle("old"), make_bundle("new")
+    board.lay(old)
+    board.host = own_host
+    leave = f"cd {board.store.folder}/incoming/*/ && cp {new}/model.onnx . && printf X >> model.onnx"
+    own_host.program("rsync", f"PATH=/usr/bin:/bin; {leave}; exit 11")
+    done = board.deploy(new)
+    assert done.returncode == 0, done.stderr
+    assert "sent by ssh, as rsync failed (code 1" in done.stdout
+    assert board.judges_by() == sha_of(new)
+
+
 def test_a_line_that_requires_a_signature_takes_no_other_bundle(
     board: BoardSite, make_bundle: MakeBundle, tmp_path: Path
 ) -> None:

@@ -103,7 +103,7 @@ class _Pipes:
                 raise DeployError("more was sent than was announced", remedy="deploy again; nothing was changed")
             path = folder / file.name
             path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("xb") as f:
+            with path.open("wb") as f:  # an rsync that failed may have left one
                 self._copy(f, file.size_bytes)
 
     def send(self, answer: Answer) -> None:

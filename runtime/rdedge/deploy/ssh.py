@@ -62,8 +62,8 @@ class Board:
     def _command(self, remote: str) -> list[str]:
         return [*self._ssh, "--", self.address, remote]
 
-    def rsync(self, bundle: Path, names: Sequence[str], folder: str) -> None:
-        """These files of a bundle into a folder of the board. Raises DeployError."""
+    def rsync(self, bundle: Path, names: Sequence[str], folder: str) -> str | None:
+        """These files of a bundle into a folder of the board; returns what it complained of if it failed."""
         options = ["--recursive", "--times", "--copy-links", "--protect-args", "--from0", "--files-from=-"]
         done = subprocess.run(
             ["rsync", *options, f"--rsh={shlex.join(self._ssh)}", f"{bundle}/", f"{self.address}:{folder}/"],
@@ -71,20 +71,22 @@ class Board:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
         )
-        if done.returncode != 0:
-            raise self.failure("copying failed", done.returncode, done.stderr)
+        return None if done.returncode == 0 else f"code {done.returncode}: {_last_words(done.stderr)}"
 
     def failure(self, what: str, code: int | None, stderr: bytes) -> DeployError:
         """One line of what ssh, or the program behind it, complained of."""
-        lines = [line.strip() for line in stderr.decode(errors="replace").splitlines() if line.strip(" @\r\n")]
-        reason = printable(" ".join(lines[-2:])) or "it said nothing"
         if code == _NOT_FOUND:
             remedy = f"install rdedge on the board, or say with --rdedge where it is ({self._rdedge})"
-        elif code == _SSH_FAILED and lines:  # silent where a program there was killed
+        elif code == _SSH_FAILED and stderr.strip():  # silent where a program there was killed
             remedy = f"make `ssh {self.address} true` work without a question first"
         else:
             remedy = "mend that on the board and deploy again; the line goes on as before"
-        return DeployError(f"{self.address}: {what} (code {code}): {reason}", remedy=remedy)
+        return DeployError(f"{self.address}: {what} (code {code}): {_last_words(stderr)}", remedy=remedy)
+
+
+def _last_words(stderr: bytes) -> str:
+    lines = [line.strip() for line in stderr.decode(errors="replace").splitlines() if line.strip(" @\r\n")]
+    return printable(" ".join(lines[-2:])) or "it said nothing"
 
 
 class Conversation:
@@ -104,17 +106,23 @@ class Conversation:
             self._process.stdin.flush()
 
     def copy(self, bundle: Path, names: Sequence[str], folder: str, *, has_rsync: bool) -> str:
-        """These files of a bundle to the board; returns by what. Raises DeployError; a board that takes no more is told
-        of by ``answer``."""
+        """These files of a bundle to the board; returns by what. A board that takes no more is told of by ``answer``.
+
+        Where rsync fails all goes over the connection that stands: it needs no second login, and the board's own
+        end says why where it fails too; rsync may lose its other side's last words.
+        """
+        how = "ssh"
         if has_rsync and shutil.which("rsync") is not None:
-            self._board.rsync(bundle, names, folder)
-            return "rsync"
+            complaint = self._board.rsync(bundle, names, folder)
+            if complaint is None:
+                return "rsync"
+            how = f"ssh, as rsync failed ({complaint})"
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):
             for name in names:
                 data = (bundle / name).read_bytes()
                 self._process.stdin.write(encode(File(name=name, size_bytes=len(data))) + data)
-        return "ssh"
+        return how
 
     def go(self) -> None:
         """All is copied."""
