@@ -52,14 +52,14 @@ def read_heat(root: Path) -> Heat:
     devices = sorted((root / "sys/class/thermal").glob("cooling_device*"), key=_number)
     temperatures_c: dict[str, float] = {}
     alerts: dict[str, bool] = {}
+    for device in devices:  # before the temperatures, so that an alert's is never that of before
+        kind, state = _kind(device), number_in(device / "cur_state")
+        if kind.endswith(_ALERT) and state is not None:
+            alerts[kind.removesuffix(_ALERT)] = state > 0
     for zone in zones:
         name, millidegrees = _kind(zone).removesuffix("-thermal"), number_in(zone / "temp")
         if millidegrees is not None and is_temperature(millidegrees / 1e3):
             temperatures_c[name] = max(millidegrees / 1e3, temperatures_c.get(name, _PLAUSIBLE_C[0]))
-    for device in devices:
-        kind, state = _kind(device), number_in(device / "cur_state")
-        if kind.endswith(_ALERT) and state is not None:
-            alerts[kind.removesuffix(_ALERT)] = state > 0
     return Heat(temperatures_c=temperatures_c, alerts=alerts, over_currents=_over_currents(root))
 
 

@@ -60,8 +60,8 @@ def board(tmp_path: Path) -> Path:
 
 
 def set_alert(root: Path, state: int) -> None:
-    write(root, f"{THERMAL}/cooling_device2/cur_state", state)
     write(root, f"{THERMAL}/thermal_zone10/temp", 99500 if state else 52000)
+    write(root, f"{THERMAL}/cooling_device2/cur_state", state)
 
 
 @pytest.fixture
