@@ -18,7 +18,7 @@ from torch.nn.functional import avg_pool2d
 from rdedge_train.anomaly_map import AnomalyMap, cosine_distance
 from rdedge_train.config import TrainConfig
 from rdedge_train.efficientnet_lite import EfficientNetLite
-from rdedge_train.features import TeacherFeatures
+from rdedge_train.features import TeacherFeatures, quick_teacher
 from rdedge_train.fit import ADAM_BETAS, batches, set_learning_rate
 from rdedge_train.loss import distillation_loss
 from rdedge_train.model import STRIDES
@@ -53,6 +53,7 @@ Baseline = Callable[[Pictures, Pictures, TrainConfig], Judgement]
 
 def pictures(teacher: Teacher, frames_u8: NDArray[np.uint8]) -> Pictures:
     """Pictures with their features kept in memory."""
+    teacher = quick_teacher(teacher, frames_u8.shape[1:3], _CPU)
     return Pictures(frames_u8, TeacherFeatures(teacher, frames_u8, _CPU, budget_bytes=1 << 34))
 
 

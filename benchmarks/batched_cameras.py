@@ -16,12 +16,12 @@ import numpy as np
 
 from line_overhead import MemorySource, make_bundle, percentiles, silent
 from rdedge.bundle import open_bundle
-from rdedge.cli import main as rdedge
 from rdedge.inspector import Inspection, Inspector, Rules
 from rdedge.line.lane import Lane, Settings
 from rdedge.line.service import serve
 from rdedge.stream import Stream
 from results_file import write_results
+from run_rdedge import run_rdedge
 
 ROUNDS = 3
 
@@ -31,8 +31,8 @@ def make_bundles(work: Path, batch: int) -> dict[int, Path]:
     single, many = work / "bundle", work / f"batch{batch}"
     if not single.exists():
         make_bundle(work)
-    if not many.exists() and rdedge(["export", str(work / "run"), "--out", str(many), "--batch", str(batch)]) != 0:
-        raise SystemExit("rdedge export failed")
+    if not many.exists():
+        run_rdedge("export", work / "run", "--out", many, "--batch", batch)
     return {1: single, batch: many}
 
 

@@ -21,10 +21,10 @@ from booted.line import Failed, Line
 from booted.root import make_disks
 from dressed_board import build_driver, gather_wheels
 from rdedge.bundle import open_bundle
-from rdedge.cli import main as rdedge
 from rdedge.errors import RdedgeError, UsageError
 from rdedge_train.sample import SamplePlan, make_sample
 from results_file import write_results
+from run_rdedge import run_rdedge
 
 Check = Callable[[Line], str]
 # In this order: each finds the board as the one before left it.
@@ -145,7 +145,7 @@ def _wheels(work: Path) -> Path:
 
 
 def _bundle(work: Path) -> Path:
-    """A small one: what it thinks of a picture does not matter here. Kept while it can be read. Raises UsageError."""
+    """A small one: what it thinks of a picture does not matter here. Kept while it can be read."""
     bundle, run, parts = work / "bundle", work / "run", work / "parts"
     plan = SamplePlan(train_good=24, test_good=1, test_per_defect=1, video_frames=1, size_hw=(180, 320))
     if not parts.exists():
@@ -161,8 +161,7 @@ def _bundle(work: Path) -> Path:
         for folder in (bundle, run):
             shutil.rmtree(folder, ignore_errors=True)
     for command in commands:
-        if rdedge(command) != 0:
-            raise UsageError(f"rdedge {' '.join(command)} failed", remedy="see its message above")
+        run_rdedge(*command)
     return bundle
 
 

@@ -193,7 +193,16 @@ def report(commit: str, pairs: list[list[Answers]], *, is_short: bool, is_shared
         print(table)
         print("\nA short run on a shared machine: it reports and concludes nothing.")
     else:
-        write_results("compare_trees", table, figures | {"pairs": pairs}, ("onnxruntime",))
+        runs = [[percentiles(answers) for answers in pair] for pair in pairs]
+        write_results("compare_trees", table, figures | {"pairs": runs}, ("onnxruntime",))
+
+
+def percentiles(answers: Answers) -> dict[str, dict[str, float]]:
+    """Of a process: of each stage what its frames say."""
+    return {
+        stage: {f"p{percentile:g}": round(float(np.percentile(times, percentile)), 4) for percentile in PERCENTILES}
+        for stage, times in answers.items()
+    }
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import torch
 
-from rdedge_train.features import TeacherFeatures
+from rdedge_train.features import TeacherFeatures, quick_teacher
 from rdedge_train.fit import ADAM_BETAS, batches
 from rdedge_train.loss import distillation_loss
 from rdedge_train.model import Detector
@@ -42,8 +42,9 @@ def measure(model: str, epochs: int) -> tuple[list[float], list[float], float]:
     detector = Detector(model, (256, 256))
     load_teacher_weights(detector.teacher, model, "random:0")
     cpu = torch.device("cpu")
-    kept = TeacherFeatures(detector.teacher, frames_u8, cpu, budget_bytes=1 << 40)
-    anew = TeacherFeatures(detector.teacher, frames_u8, cpu, budget_bytes=0)
+    quick = quick_teacher(detector.teacher, (256, 256), cpu)
+    kept = TeacherFeatures(quick, frames_u8, cpu, budget_bytes=1 << 40)
+    anew = TeacherFeatures(quick, frames_u8, cpu, budget_bytes=0)
     optimiser = torch.optim.Adam(detector.restorer.parameters(), lr=1e-4, betas=ADAM_BETAS)
     times: dict[bool, list[float]] = {True: [], False: []}
     for epoch in range(1 + epochs):

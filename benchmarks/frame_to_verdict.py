@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from rdedge import Inspector
-from rdedge.cli import main as rdedge
 from rdedge_train.model import Detector
 from rdedge_train.sample import SamplePlan, make_sample, render_part
 from results_file import write_results
+from run_rdedge import run_rdedge
 
 FRAME_HW = (1024, 1024)
 Subject = Callable[[NDArray[np.uint8]], float]
@@ -86,8 +86,7 @@ def bundle_pipeline(model: str, work: Path) -> Subject:
         ["train", str(parts), "--out", str(run), "--model", model, "--epochs", "1", *weights],
         ["export", str(run), "--out", str(bundle)],
     ):
-        if rdedge(command) != 0:
-            raise SystemExit(f"rdedge {' '.join(command)} failed")
+        run_rdedge(*command)
     inspector = Inspector.open(bundle)
     return lambda frame_bgr_u8: inspector.inspect(frame_bgr_u8).score
 
@@ -103,8 +102,7 @@ def int8_pipeline(model: str, work: Path) -> Subject:
         ["export", str(work / f"run-{model}"), "--out", str(bundle), *wide],
         ["engine", str(bundle), "--precision", "int8", "--backend", "openvino"],
     ):
-        if rdedge(command) != 0:
-            raise SystemExit(f"rdedge {' '.join(command)} failed")
+        run_rdedge(*command)
     inspector = Inspector.open(bundle, backend="openvino", precision="int8")
     return lambda frame_bgr_u8: inspector.inspect(frame_bgr_u8).score
 

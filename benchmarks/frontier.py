@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from rdedge import Inspector
-from rdedge.cli import main as rdedge
 from rdedge_train.sample import render_part
 from results_file import RESULTS, write_results
+from run_rdedge import run_rdedge
 
 CANDIDATES = ("edge-lite0:192", "edge-lite0:256", "edge-lite0:320", "edge-lite1:256", "edge-lite2:256")
 WARM_UP = 5
@@ -62,8 +62,7 @@ def judged(candidate: str, data: Path, work: Path, epochs: int) -> dict[str, flo
     for command in commands:
         if command[0] == "export" and bundle.exists():
             continue
-        if rdedge(command) != 0:
-            raise SystemExit(f"rdedge {' '.join(command)} failed")
+        run_rdedge(*command)
     overall = json.loads(figures.read_text())["overall"]
     size_mb = sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file()) / 1e6
     return {name: overall[name] for name in ("image_auroc", "au_pro", "miss_rate")} | {"mb": size_mb}

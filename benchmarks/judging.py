@@ -24,7 +24,7 @@ from rdedge_train.anomaly_map import PositionHead
 from rdedge_train.config import TrainConfig, default_loss, default_tolerance
 from rdedge_train.data import GOOD, find_images, read_frames, read_part_mask
 from rdedge_train.distributed import joined_world
-from rdedge_train.features import TeacherFeatures
+from rdedge_train.features import TeacherFeatures, quick_teacher
 from rdedge_train.fit import fit
 from rdedge_train.metrics import au_pro, auroc
 from rdedge_train.model import STRIDES, Detector, Head
@@ -168,6 +168,7 @@ def train(
 
 def features_of(teacher: Teacher, data: Path, paths: list[Path], spec: InputSpec) -> TeacherFeatures:
     """Teacher features of these pictures."""
+    teacher = quick_teacher(teacher, spec.size_hw, CPU)
     return TeacherFeatures(teacher, read_frames(data, paths, spec).frames_u8, CPU, budget_bytes=1 << 34)
 
 

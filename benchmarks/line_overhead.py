@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from rdedge.backends import Backend, Prediction
 from rdedge.backends.fake import FakeBackend
 from rdedge.bundle import Bundle, open_bundle
-from rdedge.cli import main as rdedge
 from rdedge.errors import CameraFault, ImageError
 from rdedge.events import Event, tell
 from rdedge.frames import Frame
@@ -34,6 +33,7 @@ from rdedge.sources.watched import WatchedSource
 from rdedge.stream import Policy, Stream
 from rdedge_train.sample import SamplePlan, make_sample
 from results_file import write_results
+from run_rdedge import run_rdedge
 
 SIZE_HW = (256, 256)
 SLOW_S = 0.045
@@ -94,8 +94,7 @@ def make_bundle(work: Path) -> Path:
         ["train", str(parts), "--out", str(run), "--epochs", "1", "--teacher-weights", "random:0"],
         ["export", str(run), "--out", str(bundle)],
     ):
-        if rdedge(command) != 0:
-            raise SystemExit(f"rdedge {' '.join(command)} failed")
+        run_rdedge(*command)
     return bundle
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from rdedge.backends import openvino
 from rdedge.bundle import open_bundle
+from rdedge.errors import RdedgeError
 from results_file import write_results
 
 _WARM_UP = 5
@@ -25,9 +26,13 @@ def main() -> None:
     parser.add_argument("--graph", type=Path, help="another file of the same graph (default: the bundle's INT8 one)")
     parser.add_argument("--frames", type=int, default=40)
     args = parser.parse_args()
-    bundle = open_bundle(args.bundle)
+    try:
+        bundle = open_bundle(args.bundle)
+        graph = args.graph or bundle.graph_path("int8")
+    except RdedgeError as exc:
+        raise SystemExit(str(exc)) from exc
     openvino._CONFIG["PERF_COUNT"] = "YES"
-    backend = openvino.OpenVinoBackend(args.graph or bundle.graph_path("int8"), bundle.contract.graph)
+    backend = openvino.OpenVinoBackend(graph, bundle.contract.graph)
     frame_u8 = np.random.default_rng(0).integers(0, 256, bundle.contract.graph.frame.shape, dtype=np.uint8)
     seconds: Counter[tuple[str, str]] = Counter()
     count: Counter[tuple[str, str]] = Counter()

@@ -17,7 +17,7 @@ import torch
 from rdedge_train.allocator import keep_freed_memory
 from rdedge_train.data import read_frames
 from rdedge_train.evaluate import ConditionRow, evaluate
-from rdedge_train.features import TeacherFeatures
+from rdedge_train.features import TeacherFeatures, quick_teacher
 from rdedge_train.fit import fit_head
 from rdedge_train.robustness import robustness
 from rdedge_train.run_folder import open_run, save_finished, write_record
@@ -51,7 +51,9 @@ def conditions(run_folder: Path, data: Path, tolerance: Tolerance) -> list[Condi
     run = open_run(run_folder)
     config = msgspec.structs.replace(run.record.config, tolerance=tolerance)
     train = read_frames(data, [data / name for name in run.record.train_images], config.input)
-    features = TeacherFeatures(run.detector.teacher, train.frames_u8, torch.device("cpu"), budget_bytes=0)
+    cpu = torch.device("cpu")
+    teacher = quick_teacher(run.detector.teacher, train.frames_u8.shape[1:3], cpu)
+    features = TeacherFeatures(teacher, train.frames_u8, cpu, budget_bytes=0)
     fit_head(run.detector, features, tolerance, config.seed)
     with tempfile.TemporaryDirectory() as folder:
         refitted = Path(folder)

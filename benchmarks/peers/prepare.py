@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rdedge.bundle import open_bundle
-from rdedge.cli import main as rdedge
 from rdedge_export.gate import DEFAULT_BUDGET, GateFrames, Gatekeeper
 from rdedge_export.precisions import Calibration, Lowering
 from rdedge_train.anomaly_map import cosine_distance
@@ -23,6 +22,7 @@ from rdedge_train.official import official_state
 from rdedge_train.paper import RESNETS, Bottleneck
 from rdedge_train.sample import SamplePlan, make_sample, render_part
 from rdedge_train.teachers import load_teacher_weights
+from run_rdedge import run_rdedge
 
 TEACHER = "random:0"
 FRAME_HW, SIZE_HW = (1024, 1024), (256, 256)
@@ -67,7 +67,7 @@ def official_weights(model: str, detector: Detector, inputs: Inputs, folder: Pat
     teacher = folder / "teacher.pth"
     torch.save(detector.teacher.encoder.state_dict(), teacher)
     checkpoint = folder / "official.pth"
-    _call("import", checkpoint, "--data", inputs.parts, "--out", folder / "bundle", "--teacher-weights", teacher)
+    run_rdedge("import", checkpoint, "--data", inputs.parts, "--out", folder / "bundle", "--teacher-weights", teacher)
 
 
 def anomalib_weights(model: str, detector: Detector, inputs: Inputs, folder: Path) -> None:
@@ -84,15 +84,15 @@ def anomalib_weights(model: str, detector: Detector, inputs: Inputs, folder: Pat
     state = {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
     torch.save(state, folder / "anomalib.pt")
     torch.save({"state_dict": {f"model.{key}": value for key, value in state.items()}}, folder / "anomalib.ckpt")
-    _call("import", folder / "anomalib.ckpt", "--data", inputs.parts, "--out", folder / "bundle")
+    run_rdedge("import", folder / "anomalib.ckpt", "--data", inputs.parts, "--out", folder / "bundle")
 
 
 def edge_bundle(inputs: Inputs, folder: Path) -> None:
     """``bundle`` of an edge model after one epoch: the path every bundle takes."""
     folder.mkdir()
     train = ["--model", "edge-lite0", "--epochs", "1", "--teacher-weights", TEACHER]
-    _call("train", inputs.parts, "--out", folder / "run", *train)
-    _call("export", folder / "run", "--out", folder / "bundle")
+    run_rdedge("train", inputs.parts, "--out", folder / "run", *train)
+    run_rdedge("export", folder / "run", "--out", folder / "bundle")
 
 
 def lower_to_int8(inputs: Inputs, folder: Path) -> Path:
@@ -140,9 +140,3 @@ def _export_by_hand(detector: Detector, path: Path) -> None:
             external_data=False,
             verbose=False,
         )
-
-
-def _call(*arguments: object) -> None:
-    command = [str(argument) for argument in arguments]
-    if rdedge(command) != 0:
-        raise SystemExit(f"rdedge {' '.join(command)} failed")

@@ -26,7 +26,7 @@ from rdedge_export.observers import observe
 from rdedge_export.precisions import Calibration, Lowered, Lowering
 from rdedge_export.qdq import quantisable, quantised, tensors_to_observe
 from rdedge_train.config import TrainConfig
-from rdedge_train.features import TeacherFeatures, memory_budget_bytes
+from rdedge_train.features import TeacherFeatures, memory_budget_bytes, quick_teacher
 from rdedge_train.fit import ADAM_BETAS, batches, fit_head
 from rdedge_train.fold import folded
 from rdedge_train.loss import LossReading, distillation_loss
@@ -109,9 +109,9 @@ def fine_tuned(
         print(f"qat epoch {epoch}/{EPOCHS}  loss {total / len(train_u8):.5f}", file=sys.stderr)
     detector.load_state_dict(detector.state_dict() | network.trained)
     if detector.head is not None:  # as rdedge_train.fit does at the end of a training
-        features = TeacherFeatures(
-            detector.teacher, train_u8, torch.device("cpu"), budget_bytes=memory_budget_bytes(processes=1)
-        )
+        cpu = torch.device("cpu")
+        teacher = quick_teacher(detector.teacher, train_u8.shape[1:3], cpu)
+        features = TeacherFeatures(teacher, train_u8, cpu, budget_bytes=memory_budget_bytes(processes=1))
         fit_head(detector, features, config.tolerance, config.seed)
     return detector
 

@@ -8,7 +8,6 @@ runs, by `rdedge engine --backend openvino`, as a built engine of TensorRT is.
 from __future__ import annotations
 
 import hashlib
-import platform
 from pathlib import Path
 from typing import Literal
 
@@ -19,10 +18,6 @@ from rdedge.errors import BackendError
 from rdedge.good_parts import Threshold
 from rdedge.sealed import SealedRecord, read_sealed, write_sealed
 from rdedge.strict import Sha256, Strict
-
-# What kernels for INT8 and 16-bit numbers are chosen by, as /proc/cpuinfo names it on x86 and on Arm.
-_ON_X86 = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
-_ON_ARM = ("asimddp", "i8mm", "bf16", "sve")
 
 
 class ProofKey(Strict, frozen=True):
@@ -84,20 +79,3 @@ def read_proof(bundle: Bundle, key: ProofKey) -> Proof:
     if proof.key != key:
         raise BackendError(f"{path}: is of another machine or graph", remedy=remedy)
     return proof
-
-
-def processor_name(root: Path = Path("/")) -> str:
-    """Model of the processor, or of the board where it has no name, and those instructions that engines choose by."""
-    try:
-        rows = (root / "proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        rows = []
-    facts = {name.strip(): value.strip() for name, _, value in (row.partition(":") for row in rows)}
-    try:
-        board = (root / "proc/device-tree/model").read_text(encoding="utf-8", errors="replace").rstrip("\0")
-    except OSError:
-        board = ""
-    model = facts.get("model name") or board or platform.processor() or platform.machine()
-    has = set(facts.get("flags", facts.get("Features", "")).split())
-    instructions = [name for name in (*_ON_X86, *_ON_ARM) if name in has]
-    return f"{model} ({', '.join(instructions)})" if instructions else model

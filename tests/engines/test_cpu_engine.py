@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from rdedge import Inspector
 from rdedge.backends import Prediction, open_backend
 from rdedge.backends.openvino import OpenVinoBackend, proof_key
+from rdedge.board.machine import processor_name
 from rdedge.bundle import open_bundle
 from rdedge.cli import main
-from rdedge.cpu_proof import ProofKey, processor_name, proof_path, read_proof
+from rdedge.cpu_proof import ProofKey, proof_path, read_proof
 from rdedge.errors import BackendError
 from rdedge_export import cpu_engine, selftest_engine
 

@@ -18,7 +18,7 @@ from onnx import TensorProto
 from rdedge.backends.ort import OnnxRuntimeBackend
 from rdedge.errors import ExportError
 from rdedge_export.graph import graph_spec, onnx_graph
-from rdedge_train.features import TeacherFeatures
+from rdedge_train.features import TeacherFeatures, quick_teacher
 from rdedge_train.fit import fit_head, fit_whitening
 from rdedge_train.model import Detector
 from rdedge_train.residual_head import ResidualHead
@@ -58,7 +58,8 @@ def exported(
     with torch.no_grad():
         detector.train()(torch.from_numpy(frames_u8[:4]))
         detector.eval()
-    features = TeacherFeatures(detector.teacher, frames_u8[:4], torch.device("cpu"), budget_bytes=2**30)
+    cpu = torch.device("cpu")
+    features = TeacherFeatures(quick_teacher(detector.teacher, size_hw, cpu), frames_u8[:4], cpu, budget_bytes=2**30)
     fit_whitening(detector, features)
     fit_head(detector, features, tolerance="light+jig", seed=0)
     path = tmp_path_factory.mktemp("graph") / "model.onnx"

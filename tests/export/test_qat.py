@@ -20,7 +20,7 @@ from rdedge_export.calibration import read_calibration
 from rdedge_export.gate import Budget, GateFrames, Gatekeeper
 from rdedge_export.graph import graph_spec, onnx_graph
 from rdedge_export.precisions import Calibration, Lowered, Lowering
-from rdedge_train.features import TeacherFeatures
+from rdedge_train.features import TeacherFeatures, quick_teacher
 from rdedge_train.fit import fit_head
 from rdedge_train.run_folder import FinishedRun, open_run
 
@@ -110,7 +110,8 @@ def test_tuning_changes_bottleneck_and_student_alone_and_fits_the_head_anew(
         name for name, _ in detector.named_parameters() if name.startswith("restorer.")
     }
     frames_u8 = calibration.frames_u8
-    features = TeacherFeatures(detector.teacher, frames_u8, torch.device("cpu"), budget_bytes=2**30)
+    cpu = torch.device("cpu")
+    features = TeacherFeatures(quick_teacher(detector.teacher, (64, 64), cpu), frames_u8, cpu, budget_bytes=2**30)
     head = detector.head
     assert head is not None
     fitted = {name: values.clone() for name, values in head.state_dict().items()}

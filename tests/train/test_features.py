@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 import rdedge_train.fit
-from rdedge_train.features import TeacherFeatures, memory_budget_bytes
+from rdedge_train.features import QuickTeacher, TeacherFeatures, memory_budget_bytes, quick_teacher
 from rdedge_train.run_folder import WEIGHTS_FILE, EpochRecord, open_run
 from rdedge_train.teachers import Teacher, load_teacher_weights
 
@@ -22,10 +22,10 @@ FLOATS_A_FRAME = 24 * 16 * 16 + 40 * 8 * 8 + 112 * 4 * 4  # channels of lite0's 
 
 
 @pytest.fixture(scope="module")
-def teacher() -> Teacher:
+def teacher() -> QuickTeacher:
     teacher = Teacher("edge-lite0")
     load_teacher_weights(teacher, "edge-lite0", "imagenet")
-    return teacher
+    return quick_teacher(teacher, (64, 64), CPU)
 
 
 def frames(n: int) -> NDArray[np.uint8]:
@@ -33,7 +33,7 @@ def frames(n: int) -> NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize("missing_bytes", [0, 1], ids=["just-fits", "one-byte-short"])
-def test_budget_decides_what_is_kept(teacher: Teacher, missing_bytes: int) -> None:
+def test_budget_decides_what_is_kept(teacher: QuickTeacher, missing_bytes: int) -> None:
     needed = 5 * FLOATS_A_FRAME * 4
     features = TeacherFeatures(teacher, frames(5), CPU, budget_bytes=needed - missing_bytes)
     assert features.bytes_needed == needed
@@ -42,7 +42,7 @@ def test_budget_decides_what_is_kept(teacher: Teacher, missing_bytes: int) -> No
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 16, 20], ids="batch of {}".format)
-def test_kept_features_equal_computed_ones_to_the_bit(teacher: Teacher, n: int) -> None:
+def test_kept_features_equal_computed_ones_to_the_bit(teacher: QuickTeacher, n: int) -> None:
     kept = TeacherFeatures(teacher, frames(20), CPU, budget_bytes=PLENTY)
     computed = TeacherFeatures(teacher, frames(20), CPU, budget_bytes=0)
     assert (kept.is_kept, computed.is_kept) == (True, False)
@@ -53,7 +53,7 @@ def test_kept_features_equal_computed_ones_to_the_bit(teacher: Teacher, n: int) 
 
 
 @pytest.mark.parametrize("budget_bytes", [PLENTY, 0], ids=["kept", "computed"])
-def test_in_order_gives_every_frame_once(teacher: Teacher, budget_bytes: int) -> None:
+def test_in_order_gives_every_frame_once(teacher: QuickTeacher, budget_bytes: int) -> None:
     features = TeacherFeatures(teacher, frames(20), CPU, budget_bytes=budget_bytes)
     chunks = list(features.in_order())
     assert [len(chunk[0]) for chunk in chunks] == [16, 4]
@@ -67,7 +67,7 @@ def test_features_are_the_teachers_but_for_rounding(model: str) -> None:
     load_teacher_weights(teacher, model, "random:0")
     stirred(teacher)
     before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
-    features = TeacherFeatures(teacher, frames(3), CPU, budget_bytes=0)
+    features = TeacherFeatures(quick_teacher(teacher, (64, 64), CPU), frames(3), CPU, budget_bytes=0)
     for a, b in zip(features.batch(np.arange(3)), teacher(torch.from_numpy(frames(3))), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-5 * float(b.abs().max()))
     after = teacher.state_dict()
@@ -85,7 +85,7 @@ def stirred(teacher: Teacher) -> None:
 
 
 @pytest.mark.parametrize("budget_bytes", [PLENTY, 0], ids=["kept", "computed"])
-def test_features_lie_channels_last(teacher: Teacher, budget_bytes: int) -> None:
+def test_features_lie_channels_last(teacher: QuickTeacher, budget_bytes: int) -> None:
     features = TeacherFeatures(teacher, frames(5), CPU, budget_bytes=budget_bytes)
     for chosen in (np.arange(5), np.array([3, 0, 0, 4])):
         for level in features.batch(chosen):

@@ -20,7 +20,7 @@ from rdedge.errors import DatasetError, RunError, UsageError
 from rdedge_train.config import TrainConfig
 from rdedge_train.data import read_frames
 from rdedge_train.distributed import World
-from rdedge_train.features import TeacherFeatures
+from rdedge_train.features import TeacherFeatures, quick_teacher
 from rdedge_train.fit import batches, fit, set_learning_rate
 from rdedge_train.run_folder import (
     HELD_OUT_FILE,
@@ -377,7 +377,9 @@ def test_the_position_head_is_fitted_on_the_training_parts(parts_folder: Path, t
     assert head is not None
     paths = [parts_folder / name for name in run.record.train_images]
     frames = read_frames(parts_folder, paths, run.record.config.input)
-    features = TeacherFeatures(run.detector.teacher, frames.frames_u8, torch.device("cpu"), budget_bytes=0)
+    cpu = torch.device("cpu")
+    teacher = quick_teacher(run.detector.teacher, frames.frames_u8.shape[1:3], cpu)
+    features = TeacherFeatures(teacher, frames.frames_u8, cpu, budget_bytes=0)
     with torch.no_grad():
         chunks = [run.detector.distances(batch) for batch in features.in_order()]
     for i, level in enumerate(zip(*chunks, strict=True)):

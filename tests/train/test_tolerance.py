@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from rdedge_train.data import read_frames
-from rdedge_train.features import TeacherFeatures
+from rdedge_train.features import TeacherFeatures, quick_teacher
 from rdedge_train.fit import fit_head
 from rdedge_train.run_folder import EpochRecord, FinishedRun, open_run
 from rdedge_train.tolerance import NOISE_LEVELS, Tolerance, blurred, brighter, disturbed_copies, noisy
@@ -87,7 +87,9 @@ def test_a_head_that_tolerates_grain_is_less_alarmed_by_it(parts_folder: Path, t
     run = open_run(tmp_path / "run")
     paths = [parts_folder / name for name in run.record.train_images]
     frames_u8 = read_frames(parts_folder, paths, run.record.config.input).frames_u8
-    features = TeacherFeatures(run.detector.teacher, frames_u8, torch.device("cpu"), budget_bytes=0)
+    cpu = torch.device("cpu")
+    teacher = quick_teacher(run.detector.teacher, frames_u8.shape[1:3], cpu)
+    features = TeacherFeatures(teacher, frames_u8, cpu, budget_bytes=0)
     rng = np.random.default_rng(5)
     grainy = np.stack([noisy(frame, NOISE_LEVELS, rng) for frame in frames_u8])
     alarm = {}

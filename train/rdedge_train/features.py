@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import NewType
 
 import numpy as np
 import torch
@@ -13,18 +14,20 @@ from rdedge_train.efficientnet_lite import SameConv2d
 from rdedge_train.fold import folded
 from rdedge_train.teachers import Teacher
 
+QuickTeacher = NewType("QuickTeacher", Teacher)
+
 _CHUNK = 16  # frames a teacher pass, always: another number rounds differently
 
 
 class TeacherFeatures:
     """Features of ``frames_u8`` (n, H, W, 3) by index, channels last in memory as the frames are, which trains faster.
 
-    The teacher is frozen, so keeping them changes nothing, nor does folding its batch norms but for rounding.
+    The teacher is frozen, so keeping them changes nothing.
     """
 
-    def __init__(self, teacher: Teacher, frames_u8: NDArray[np.uint8], device: torch.device, *, budget_bytes: int):
+    def __init__(self, teacher: QuickTeacher, frames_u8: NDArray[np.uint8], device: torch.device, *, budget_bytes: int):
         """``budget_bytes``: keep the features in main memory if they fit, else compute them at each use."""
-        self._teacher = _quicker(teacher, frames_u8.shape[1:3]).to(device)
+        self._teacher = teacher
         self._frames_u8 = frames_u8
         self._device = device
         sample = self._compute(np.arange(min(1, len(frames_u8))))
@@ -78,15 +81,18 @@ class TeacherFeatures:
         return [level[:n] for level in features]
 
 
-def _quicker(teacher: Teacher, size_hw: tuple[int, ...]) -> Teacher:
-    """A copy that reads and writes memory less often: no batch norms, no padded copies, rectifiers in place."""
+def quick_teacher(teacher: Teacher, size_hw: tuple[int, ...], device: torch.device) -> QuickTeacher:
+    """A copy that reads and writes memory less often: no batch norms, no padded copies, rectifiers in place.
+
+    Its features are the same but for rounding.
+    """
     quick = folded(teacher, torch.zeros((1, *size_hw, 3), dtype=torch.uint8))
     for module in quick.modules():
         if isinstance(module, nn.ReLU | nn.ReLU6):
             module.inplace = True
         elif isinstance(module, SameConv2d):
             module.pad_evenly()
-    return quick
+    return QuickTeacher(quick.to(device))
 
 
 def memory_budget_bytes(processes: int) -> int:

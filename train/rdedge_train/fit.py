@@ -24,7 +24,7 @@ from rdedge_train.anomaly_map import PositionHead
 from rdedge_train.config import TrainConfig
 from rdedge_train.data import Frames, find_images, read_usable, split_good
 from rdedge_train.distributed import World, summed, use_global_batch_norm
-from rdedge_train.features import TeacherFeatures, memory_budget_bytes
+from rdedge_train.features import TeacherFeatures, memory_budget_bytes, quick_teacher
 from rdedge_train.loss import LossReading, distillation_loss
 from rdedge_train.model import SIZE_MULTIPLE_PX, Detector, family_of
 from rdedge_train.residual_head import ResidualHead
@@ -83,8 +83,9 @@ def _train(
     detector: Detector, train: Frames, held_out: Frames, out: Path, config: TrainConfig, world: World
 ) -> list[EpochRecord]:
     budget = memory_budget_bytes(world.local_size)
-    features = TeacherFeatures(detector.teacher, train.frames_u8, world.device, budget_bytes=budget)
-    held_out_features = TeacherFeatures(detector.teacher, held_out.frames_u8, world.device, budget_bytes=budget // 4)
+    teacher = quick_teacher(detector.teacher, train.frames_u8.shape[1:3], world.device)
+    features = TeacherFeatures(teacher, train.frames_u8, world.device, budget_bytes=budget)
+    held_out_features = TeacherFeatures(teacher, held_out.frames_u8, world.device, budget_bytes=budget // 4)
     fit_whitening(detector, features)
     restorer: nn.Module = detector.restorer
     optimiser = torch.optim.Adam(restorer.parameters(), lr=config.learning_rate, betas=ADAM_BETAS)

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdedge.backends.base import EXPORT_AGAIN, Prediction, check_frame, check_tensors
+from rdedge.board.machine import processor_name
 from rdedge.bundle import Bundle
 from rdedge.contract import GraphSpec, Precision
-from rdedge.cpu_proof import ProofKey, processor_name, read_proof
+from rdedge.cpu_proof import ProofKey, read_proof
 from rdedge.errors import BackendError, MissingExtraError
 from rdedge.good_parts import Threshold
 

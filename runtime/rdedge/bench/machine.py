@@ -9,7 +9,7 @@ from pathlib import Path
 from rdedge import doctor_verb
 from rdedge.backends import BackendName
 from rdedge.backends.cuda import CudaDevice, load_pycuda
-from rdedge.board.machine import is_jetson, model_of, text_of
+from rdedge.board.machine import is_jetson, model_of, processor_name
 from rdedge.versions import library_versions
 
 _PACKAGES = {
@@ -29,7 +29,7 @@ def machine(root: Path = Path("/")) -> dict[str, str]:
     ``root``: ``/``, or a pretended one.
     """
     facts = {
-        "processor": _processor(root),
+        "processor": processor_name(root),
         "cores": str(os.cpu_count()),
         "system": f"{platform.system()} {platform.machine()}",
     }
@@ -51,12 +51,3 @@ def device_used_mb() -> float:
     with CudaDevice().current():
         free, total = load_pycuda().mem_get_info()
     return float(total - free) / (1 << 20)
-
-
-def _processor(root: Path) -> str:
-    names = [
-        line.split(":", 1)[1].strip()
-        for line in (text_of(root / "proc/cpuinfo") or "").splitlines()
-        if "model name" in line
-    ]
-    return names[0] if names else platform.processor() or platform.machine()

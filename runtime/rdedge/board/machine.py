@@ -1,14 +1,18 @@
-"""The board itself: whether it is a Jetson and which, its small files and its tools."""
+"""The machine itself: its processor, whether it is a Jetson and which, its small files and its tools."""
 
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 from pathlib import Path
 
 from rdedge.errors import UsageError
 
 _TOOL_TIMEOUT_S = 60
+# What kernels for INT8 and 16-bit numbers are chosen by, as /proc/cpuinfo names it on x86 and on Arm.
+_ON_X86 = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
+_ON_ARM = ("asimddp", "i8mm", "bf16", "sve")
 
 
 def is_jetson(root: Path) -> bool:
@@ -19,6 +23,16 @@ def is_jetson(root: Path) -> bool:
 def model_of(root: Path) -> str:
     """The device tree's name of the board, "" where there is none."""
     return (text_of(root / "proc/device-tree/model") or "").rstrip("\0").strip()
+
+
+def processor_name(root: Path = Path("/")) -> str:
+    """Model of the processor, or of the board where it has no name, and those instructions that engines choose by."""
+    rows = (text_of(root / "proc/cpuinfo") or "").splitlines()
+    facts = {name.strip(): value.strip() for name, _, value in (row.partition(":") for row in rows)}
+    model = facts.get("model name") or model_of(root) or platform.processor() or platform.machine()
+    has = set(facts.get("flags", facts.get("Features", "")).split())
+    instructions = [name for name in (*_ON_X86, *_ON_ARM) if name in has]
+    return f"{model} ({', '.join(instructions)})" if instructions else model
 
 
 def refuse_other_boards(root: Path) -> None:
