@@ -383,7 +383,8 @@ def test_the_position_head_is_fitted_on_the_training_parts(parts_folder: Path, t
     with torch.no_grad():
         chunks = [run.detector.distances(batch) for batch in features.in_order()]
     for i, level in enumerate(zip(*chunks, strict=True)):
-        assert torch.equal(getattr(head, f"mean{i}"), torch.cat(level).mean(dim=0, keepdim=True))
+        expected = torch.cat(level).mean(dim=0, keepdim=True)
+        torch.testing.assert_close(getattr(head, f"mean{i}"), expected, rtol=1e-4, atol=1e-6)  # batch norms folded
         assert not torch.allclose(getattr(head, f"scale{i}"), torch.ones(()))
 
 

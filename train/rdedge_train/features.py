@@ -8,10 +8,9 @@ from typing import NewType
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from rdedge_train.efficientnet_lite import SameConv2d
-from rdedge_train.fold import folded
+from rdedge_train.fold import quick
 from rdedge_train.teachers import Teacher
 
 QuickTeacher = NewType("QuickTeacher", Teacher)
@@ -29,7 +28,7 @@ class TeacherFeatures:
         """``budget_bytes``: keep the features in main memory if they fit, else compute them at each use."""
         self._teacher = teacher
         self._frames_u8 = frames_u8
-        self._device = device
+        self.device = device
         sample = self._compute(np.arange(min(1, len(frames_u8))))
         self.bytes_needed = sum(f.numel() * f.element_size() for f in sample) * len(frames_u8)
         self.is_kept = self.bytes_needed <= budget_bytes
@@ -51,7 +50,7 @@ class TeacherFeatures:
         if not self.is_kept:
             return self._compute(indices)
         chosen = torch.from_numpy(indices)
-        return [level[chosen].to(self._device, memory_format=torch.channels_last) for level in self._kept]
+        return [level[chosen].to(self.device, memory_format=torch.channels_last) for level in self._kept]
 
     def in_order(self) -> Iterator[list[Tensor]]:
         """Features of all frames, chunk by chunk."""
@@ -72,27 +71,23 @@ class TeacherFeatures:
         # The student rounds by layout, so it is the same whether features are kept or not.
         return [torch.cat(level).contiguous(memory_format=torch.channels_last) for level in zip(*passes, strict=True)]
 
+    @property
+    def size_hw(self) -> tuple[int, ...]:
+        """Of the frames."""
+        return self._frames_u8.shape[1:3]
+
     @torch.no_grad()
     def _teacher_pass(self, frames_u8: NDArray[np.uint8]) -> list[Tensor]:
         """Up to _CHUNK frames, filled up with copies, so that a frame's bits do not depend on their number."""
         n = len(frames_u8)
         filled_u8 = np.resize(frames_u8 if n else self._frames_u8[:1], (_CHUNK, *frames_u8.shape[1:]))
-        features: list[Tensor] = self._teacher(torch.from_numpy(filled_u8).to(self._device))
+        features: list[Tensor] = self._teacher(torch.from_numpy(filled_u8).to(self.device))
         return [level[:n] for level in features]
 
 
 def quick_teacher(teacher: Teacher, size_hw: tuple[int, ...], device: torch.device) -> QuickTeacher:
-    """A copy that reads and writes memory less often: no batch norms, no padded copies, rectifiers in place.
-
-    Its features are the same but for rounding.
-    """
-    quick = folded(teacher, torch.zeros((1, *size_hw, 3), dtype=torch.uint8))
-    for module in quick.modules():
-        if isinstance(module, nn.ReLU | nn.ReLU6):
-            module.inplace = True
-        elif isinstance(module, SameConv2d):
-            module.pad_evenly()
-    return QuickTeacher(quick.to(device))
+    """A copy whose features are the same but for rounding, in less time."""
+    return QuickTeacher(quick(teacher, size_hw, device))
 
 
 def memory_budget_bytes(processes: int) -> int:

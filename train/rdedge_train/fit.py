@@ -25,6 +25,7 @@ from rdedge_train.config import TrainConfig
 from rdedge_train.data import Frames, find_images, read_usable, split_good
 from rdedge_train.distributed import World, summed, use_global_batch_norm
 from rdedge_train.features import TeacherFeatures, memory_budget_bytes, quick_teacher
+from rdedge_train.fold import quick
 from rdedge_train.loss import LossReading, distillation_loss
 from rdedge_train.model import SIZE_MULTIPLE_PX, Detector, family_of
 from rdedge_train.residual_head import ResidualHead
@@ -176,16 +177,17 @@ def fit_whitening(detector: Detector, features: TeacherFeatures) -> None:
 @torch.no_grad()
 def fit_head(detector: Detector, features: TeacherFeatures, tolerance: Tolerance, seed: int) -> None:
     """What is normal at each position, from all training parts and what is tolerated, once the student is trained."""
-    detector.eval()
     shown = features.in_order()
     if tolerance != "none":
         disturb = partial(disturbed_copies, tolerance=tolerance, seed=seed)
         shown = chain(shown, features.disturbed_in_order(disturb))
     if isinstance(detector.head, PositionHead):
-        chunks = [detector.distances(batch) for batch in shown]
+        trained = quick(detector, features.size_hw, features.device)
+        chunks = [trained.distances(batch) for batch in shown]
         detector.head.fit([torch.cat(level) for level in zip(*chunks, strict=True)])
     elif isinstance(detector.head, ResidualHead):
-        detector.head.fit(detector.residuals(batch) for batch in shown)
+        trained = quick(detector, features.size_hw, features.device)
+        detector.head.fit(trained.residuals(batch) for batch in shown)
 
 
 @torch.no_grad()

@@ -110,7 +110,7 @@ class ResidualDistance(nn.Module):
     def forward(self, residual_NCHW: Tensor) -> Tensor:
         """(N, C, h, w) -> distances (N, 1, h, w)."""
         n, _, height, width = residual_NCHW.shape
-        projected = self.vectors(residual_NCHW - self.mean) @ self.directions.float()
+        projected = self.vectors(residual_NCHW - self.mean) @ self.directions.to(residual_NCHW.dtype)
         distance = (projected * projected).sum(dim=2).sqrt()
         return distance.permute(1, 0).reshape(n, 1, height, width)
 
