@@ -34,7 +34,7 @@ def make_environment(
     """Installs ``packages``, measures, then installs ``more``, which the comparison needs and the line does not.
 
     ``statement``: imports what the line's program imports, timed ``imports`` times. An environment that was made
-    before is used as it is.
+    before is used as it is, but for our own package, which is that of this tree.
     """
     folder = folder.absolute()  # subjects run in folders of their own
     python, noted = folder / "bin" / "python", folder / "size_mb"
@@ -46,6 +46,8 @@ def make_environment(
         if more:
             _install(python, more)
         noted.write_text(" ".join(map(str, sizes)), encoding="utf-8")  # last: what has it is whole
+    elif any(package.startswith(str(ROOT)) for package in packages):
+        _install(python, ["--no-deps", "--force-reinstall", str(ROOT)])
     size_mb, less_cuda_mb = map(float, noted.read_text(encoding="utf-8").split())
     return Environment(python, size_mb, less_cuda_mb, _import_s(python, statement, imports))
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import openvino_kernels
+from peers import environments
 from peers.environments import make_environment
 from peers.measure import Measured, Subject, measure, table
 from training_speed import curve_rows, seconds_to
@@ -64,6 +65,15 @@ def test_an_environment_once_made_is_used_again(tmp_path: Path) -> None:
     (tmp_path / "tiny-1-py3-none-any.whl").unlink()
     again = make_environment(tmp_path / "venv", ["absent"], [], "import tiny", 1)
     assert (again.size_mb, again.less_cuda_mb) == (made.size_mb, made.less_cuda_mb)
+
+
+def test_our_own_package_in_it_is_this_trees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environments, "ROOT", wheel(tmp_path))
+    for _ in range(2):
+        made = make_environment(tmp_path / "venv", [str(environments.ROOT)], [], "import tiny", 1)
+        (module,) = (tmp_path / "venv").rglob("tiny/__init__.py")
+        assert module.read_text() == "" and made.import_s > 0
+        module.write_text("raise SystemExit('of another tree')")
 
 
 def wheel(folder: Path) -> Path:
