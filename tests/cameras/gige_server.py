@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -12,6 +14,9 @@ import gi
 
 gi.require_version("Aravis", "0.8")
 from gi.repository import Aravis  # noqa: E402
+
+PR_SET_PDEATHSIG = 1
+ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a killed test run leaves no camera that the next waits for
 
 # GigE Vision's port is fixed, so two test runs on one machine must take turns.
 turn = open(Path(gettempdir(), "rdedge-test-gige.lock"), "w")  # noqa: SIM115 - held until this process ends
