@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from rdedge.bench.memory import peak_memory_mb
-from rdedge.bench.stats import PERCENTILES, ratios
+from rdedge.bench.stats import PERCENTILES, percentiles, ratios
 from results_file import write_results
 from tree_child import FRAME_HW, STAGES
 
@@ -193,16 +193,13 @@ def report(commit: str, pairs: list[list[Answers]], *, is_short: bool, is_shared
         print(table)
         print("\nA short run on a shared machine: it reports and concludes nothing.")
     else:
-        runs = [[percentiles(answers) for answers in pair] for pair in pairs]
+        runs = [[summary(answers) for answers in pair] for pair in pairs]
         write_results("compare_trees", table, figures | {"pairs": runs}, ("onnxruntime",))
 
 
-def percentiles(answers: Answers) -> dict[str, dict[str, float]]:
-    """Of a process: of each stage what its frames say."""
-    return {
-        stage: {f"p{percentile:g}": round(float(np.percentile(times, percentile)), 4) for percentile in PERCENTILES}
-        for stage, times in answers.items()
-    }
+def summary(answers: Answers) -> dict[str, list[float | None]]:
+    """Of a process: a stage's percentiles as ``PERCENTILES`` has them, and what there is one of as it is."""
+    return {measure: percentiles(values) if len(values) > 1 else [*values] for measure, values in answers.items()}
 
 
 if __name__ == "__main__":

@@ -177,16 +177,17 @@ def fit_whitening(detector: Detector, features: TeacherFeatures) -> None:
 @torch.no_grad()
 def fit_head(detector: Detector, features: TeacherFeatures, tolerance: Tolerance, seed: int) -> None:
     """What is normal at each position, from all training parts and what is tolerated, once the student is trained."""
+    if detector.head is None:
+        return
     shown = features.in_order()
     if tolerance != "none":
         disturb = partial(disturbed_copies, tolerance=tolerance, seed=seed)
         shown = chain(shown, features.disturbed_in_order(disturb))
+    trained = quick(detector, features.size_hw, features.device)
     if isinstance(detector.head, PositionHead):
-        trained = quick(detector, features.size_hw, features.device)
         chunks = [trained.distances(batch) for batch in shown]
         detector.head.fit([torch.cat(level) for level in zip(*chunks, strict=True)])
-    elif isinstance(detector.head, ResidualHead):
-        trained = quick(detector, features.size_hw, features.device)
+    else:
         detector.head.fit(trained.residuals(batch) for batch in shown)
 
 

@@ -77,7 +77,7 @@ class Board:
         """One line of what ssh, or the program behind it, complained of."""
         if code == _NOT_FOUND:
             remedy = f"install rdedge on the board, or say with --rdedge where it is ({self._rdedge})"
-        elif code == _SSH_FAILED and stderr.strip():  # silent where a program there was killed
+        elif code == _SSH_FAILED and stderr.strip(b" @\r\n"):  # silent where a program there was killed
             remedy = f"make `ssh {self.address} true` work without a question first"
         else:
             remedy = "mend that on the board and deploy again; the line goes on as before"
