@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from msgspec.structs import asdict
 from numpy.typing import NDArray
 
 from rdedge.bundle import Bundle, open_bundle
@@ -108,8 +109,13 @@ def test_ranges_are_those_of_single_frames(bundles: Bundles) -> None:
 def test_it_is_evaluated_and_run_like_any_other(
     bundles: Bundles, parts_folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    one, many = (evaluate(open_subject(bundles[batch].path, "fp32"), parts_folder)[0] for batch in (1, BATCH))
-    assert many.as_metrics() == one.as_metrics()
+    (one, one_judged), (many, many_judged) = (
+        evaluate(open_subject(bundles[batch].path, "fp32"), parts_folder) for batch in (1, BATCH)
+    )
+    assert [part.path for part in many_judged.parts] == [part.path for part in one_judged.parts]
+    # Kernels for three frames may round elsewhere than those for one, which moves a figure over pixels a little.
+    np.testing.assert_allclose(many_judged.scores, one_judged.scores, rtol=1e-3)
+    assert asdict(many.as_metrics()) == pytest.approx(asdict(one.as_metrics()), abs=1e-4)
     capfd.readouterr()
     assert main(["run", str(bundles[1].path), "--source", str(parts_folder)]) == 0
     single = [line.split()[:4] for line in capfd.readouterr().out.splitlines()]
