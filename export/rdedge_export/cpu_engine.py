@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 import numpy as np
 from numpy.typing import NDArray
 
-from rdedge.backends import Backend, batches, open_backend
+from rdedge.backends import Backend, batches, infer_all, open_backend
 from rdedge.backends.openvino import OpenVinoBackend, proof_key
 from rdedge.bundle import Bundle
 from rdedge.contract import Precision
@@ -93,16 +93,12 @@ _OTHER = "nothing was written; use FP32, or --backend onnxruntime, and report th
 def _measure(open_engine: Callable[[], Backend], frames_u8: NDArray[np.uint8], batch: int) -> _Measured:
     """Alone, so that no other engine's threads take its time: answers to all frames, then calls until enough."""
     with closing(open_engine()) as backend:
-        calls = list(batches(frames_u8, batch))
-        answers = [(backend.infer(batch_u8), count) for batch_u8, count in calls]
+        answers = infer_all(backend, frames_u8, batch)
+        calls = [batch_u8 for batch_u8, _ in batches(frames_u8, batch)]
         times_ms = []
         for index in range(-_WARM_UP_CALLS, max(_LEAST_CALLS, len(calls))):
             started_s = time.perf_counter()
-            backend.infer(calls[index % len(calls)][0])
+            backend.infer(calls[index % len(calls)])
             if index >= 0:
                 times_ms.append((time.perf_counter() - started_s) * 1e3)
-    return _Measured(
-        maps=np.concatenate([answer.anomaly_map[:count, 0] for answer, count in answers]),
-        scores=np.concatenate([answer.score[:count] for answer, count in answers]),
-        median_ms=float(np.median(times_ms)),
-    )
+    return _Measured(answers.anomaly_map[:, 0], answers.score, median_ms=float(np.median(times_ms)))

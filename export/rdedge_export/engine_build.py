@@ -6,7 +6,6 @@ import fcntl
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdedge.atomic import write_bytes
-from rdedge.backends import Backend, batches
+from rdedge.backends import Backend, Prediction, batches, infer_all
 from rdedge.backends.ort import OnnxRuntimeBackend
 from rdedge.backends.trt import TensorRtBackend, engine_key
 from rdedge.backends.trt_library import load_tensorrt
@@ -43,14 +42,6 @@ from rdedge_export.engine_layers import check_precision, dla_layers, layer_preci
 TOLERANCE_SHARE: dict[Precision, float] = {"fp32": 0.01, "fp16": 0.05, "int8": 0.25}
 _SMALLEST_PEAK = 1e-6  # good parts without any difference between teacher and student
 _RECORD_VERSION: Literal[1] = 1
-
-
-@dataclass(frozen=True, slots=True)
-class _Answers:
-    """Of one backend on n frames: maps float32 (n, H, W), scores float32 (n,)."""
-
-    maps: NDArray[np.float32]
-    scores: NDArray[np.float32]
 
 
 def build_engine(
@@ -127,17 +118,17 @@ def _build(
     )
     remedy = f"report this TensorRT version; {rebuild_command(bundle, key)} once more"
     graph = bundle.contract.graph
-    batch = graph.batch
     with closing(TensorRtBackend(plan.engine, graph, key.flavour, remedy=remedy, dla_core=key.dla_core)) as engine:
         information = engine.layer_information()
         layers = layer_precisions(information)
         on_dla = () if key.dla_core is None else dla_layers(information, plan.dla_layers)
         check_precision(key.precision, layers)
-        answers, times_ms = _answers(engine, frames_u8, batch)
-    check = _compare(key, answers, _answers(reference, frames_u8, batch)[0], times_ms)
+        got = infer_all(engine, frames_u8, graph.batch)
+        times_ms = [_device_ms(engine, batch_u8) for batch_u8, _ in batches(frames_u8, graph.batch)]
+    check = _compare(key, got, infer_all(reference, frames_u8, graph.batch), times_ms)
     limit = bundle.precision_spec(key.precision).image_threshold
     image_threshold, pixel_threshold = fit_thresholds(
-        answers.maps, answers.scores, limit.target_rate, refit_method(limit)
+        got.anomaly_map[:, 0], got.score, limit.target_rate, refit_method(limit)
     )
     record = EngineRecord(
         schema_version=_RECORD_VERSION,
@@ -160,25 +151,18 @@ def _build(
     return record
 
 
-def _answers(backend: Backend, frames_u8: NDArray[np.uint8], batch: int) -> tuple[_Answers, list[float]]:
-    """Frames uint8 (n, H, W, 3), ``batch`` at a time; also the device's time of each call where the backend has one."""
-    maps, scores, times_ms = [], [], []
-    for batch_u8, count in batches(frames_u8, batch):
-        prediction = backend.infer(batch_u8)
-        maps.append(prediction.anomaly_map[:count, 0])
-        scores.append(prediction.score[:count])
-        if isinstance(backend, TensorRtBackend):
-            times_ms.append(backend.device_ms)
-    return _Answers(np.concatenate(maps), np.concatenate(scores)), times_ms
+def _device_ms(engine: TensorRtBackend, batch_u8: NDArray[np.uint8]) -> float:
+    engine.infer(batch_u8)
+    return engine.device_ms
 
 
-def _compare(key: EngineKey, got: _Answers, expected: _Answers, times_ms: list[float]) -> EngineCheck:
+def _compare(key: EngineKey, got: Prediction, expected: Prediction, times_ms: list[float]) -> EngineCheck:
     """Raises BackendError beyond the tolerance, also on values that are no numbers."""
-    peak = max(float(np.abs(expected.maps).max()), _SMALLEST_PEAK)
+    peak = max(float(np.abs(expected.anomaly_map).max()), _SMALLEST_PEAK)
     check = EngineCheck(
-        frames=len(got.scores),
-        p999_map_share=float(np.quantile(np.abs(got.maps - expected.maps), 0.999)) / peak,
-        max_score_share=float(np.abs(got.scores - expected.scores).max()) / peak,
+        frames=len(got.score),
+        p999_map_share=float(np.quantile(np.abs(got.anomaly_map - expected.anomaly_map), 0.999)) / peak,
+        max_score_share=float(np.abs(got.score - expected.score).max()) / peak,
         tolerance_share=TOLERANCE_SHARE[key.precision],
         device_ms_median=float(np.median(times_ms)),
     )
