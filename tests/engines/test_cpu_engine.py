@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
 from collections.abc import Callable
 from dataclasses import replace
@@ -87,7 +88,7 @@ def test_below_fp32_nothing_runs_that_was_not_measured(
 
 def test_fp32_needs_no_measurement(engine_bundle: Path, refused: Refused) -> None:
     backend = open_backend(open_bundle(engine_bundle), backend="openvino")
-    assert backend.thresholds is None and backend.infer(FRAME).score == pytest.approx(55 / 255)
+    assert backend.thresholds is None and backend.infer(FRAME).score == pytest.approx(55 / 255, abs=1e-5)
     backend.close()
     assert "fp32 needs no measurement for OpenVINO" in refused("engine", engine_bundle, "--backend", "openvino")
 
@@ -132,6 +133,24 @@ def test_a_wrong_engine_is_refused_and_leaves_the_older_proof(
     with pytest.raises(BackendError, match=says + r".*; nothing was written; use FP32, or --backend onnxruntime"):
         cpu_engine.prove(bundle, "int8", if_needed=False)
     assert only_proof(engine_bundle).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("processor", "remedy"),
+    [
+        ("Old (avx2)", "without VNNI or AMX, which this processor has not, OpenVINO's sums of INT8 products saturate"),
+        ("Xeon (avx2, avx512f)", "INT8 products saturate"),
+        ("Xeon (avx2, avx512f, avx512_vnni)", "report this processor and version"),
+        ("Jetson AGX Orin (asimddp, i8mm)", "report this processor and version"),
+    ],
+)
+def test_why_it_is_far_from_fp32_is_told_where_it_is_known(
+    engine_bundle: Path, monkeypatch: pytest.MonkeyPatch, processor: str, remedy: str
+) -> None:
+    monkeypatch.setattr("rdedge.backends.openvino.processor_name", lambda: processor)
+    answering(noisy, monkeypatch)
+    with pytest.raises(BackendError, match=rf"on this {re.escape(processor)} is too far from FP32.*{remedy}$"):
+        cpu_engine.prove(open_bundle(engine_bundle), "int8", if_needed=False)
 
 
 def test_flipped_verdicts_are_refused(engine_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -16,12 +21,14 @@ from onnx import TensorProto
 from rdedge.backends import BackendName, infer_all, open_backend
 from rdedge.backends.openvino import proof_key
 from rdedge.backends.ort import OnnxRuntimeBackend
+from rdedge.board.machine import processor_name
 from rdedge.bundle import Bundle, open_bundle
 from rdedge.cli import main
 from rdedge.contract import Precision
 from rdedge.cpu_proof import read_proof
 from rdedge.threshold import fit_thresholds
 from rdedge_export.calibration import read_calibration
+from rdedge_export.cpu_engine import adds_int8_exactly
 from rdedge_export.fp16 import FP16_MAX, as_stored
 from rdedge_export.graph_view import float_types
 from rdedge_export.map_cosine import map_cosines
@@ -84,7 +91,11 @@ def test_openvino_runs_the_quantised_graph_as_it_was_measured(
     bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = Bundle(Path(shutil.copytree(bundle.path, tmp_path / "bundle")), bundle.contract)
-    assert main(["engine", str(own.path), "--backend", "openvino", "--precision", "int8"]) == 0
+    command = ["engine", str(own.path), "--backend", "openvino", "--precision", "int8"]
+    if not adds_int8_exactly(processor_name()):
+        assert main(command) == 2 and "INT8 products saturate" in capsys.readouterr().err
+        return
+    assert main(command) == 0
     proof = read_proof(own, proof_key(own, "int8"))
     frames_u8 = own.calibration_frames()
 
@@ -99,6 +110,19 @@ def test_openvino_runs_the_quantised_graph_as_it_was_measured(
     assert by_openvino.mean() > map_cosines(fp32, maps("int8", "onnxruntime")).mean() - 0.05, "but no more than it must"
     capsys.readouterr()
     assert main(["info", str(own.path)]) == 0, "a proof in the bundle is none of its hashed files"
+
+
+def test_openvino_without_vnni_is_found_out_by_measuring(bundle: Bundle, tmp_path: Path) -> None:
+    """Any x86 can be told to do without: its sums then saturate as those of an older one do."""
+    own = shutil.copytree(bundle.path, tmp_path / "bundle")
+    command = [sys.executable, "-m", "rdedge", "engine", str(own), "--backend", "openvino", "--precision", "int8"]
+    older = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+    done = subprocess.run(command, env=older, capture_output=True, text=True, check=False, timeout=300)
+    if platform.machine() != "x86_64":
+        assert done.returncode == 0, "other processors know nothing of it"
+        return
+    assert done.returncode == 2 and re.search(r"too far from FP32: map cosine 0\.[0-8]", done.stderr), done.stderr
+    assert done.stderr.count("\n") == 1 and not (own / "engines").exists()
 
 
 def test_each_precision_has_thresholds_of_its_own_scores(bundle: Bundle) -> None:
