@@ -30,7 +30,7 @@ def commands() -> list[list[str]]:
     inline = [
         code for document in DOCUMENTS for code in re.findall(r"`([^`\n]+)`", document.read_text(encoding="utf-8"))
     ]
-    candidates = lines + [code for code in inline if re.match(r"(make|rdedge|torchrun) [a-z-]", code)]
+    candidates = lines + [code for code in inline if re.match(r"(make|rdedge|torchrun|python|pytest) [a-z-]", code)]
     return [words for text in candidates if (words := shlex.split(text, comments=True))]
 
 
@@ -47,6 +47,13 @@ def test_every_command_exists(words: list[str]) -> None:
         targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.M)
         assert {word for word in rest if "=" not in word} <= set(targets)
         return
+    if program == "python" and rest[0].startswith("benchmarks/"):
+        source = (ROOT / rest[0]).read_text(encoding="utf-8")
+        assert all(f'"{word}"' in source for word in rest if word.startswith("--"))
+        return
+    if program in ("python", "pytest"):
+        assert all((ROOT / word).exists() for word in rest if word.startswith("tests/"))
+        return
     if program == "torchrun":
         rest = rest[rest.index("rdedge") + 1 :]
     elif program != "rdedge":
@@ -58,6 +65,19 @@ def test_every_command_exists(words: list[str]) -> None:
     module.add_arguments(parser)
     if arguments:
         parser.parse_args(arguments)
+
+
+def test_the_readme_shows_no_figure_that_the_whole_list_has_not() -> None:
+    """By what each says and what makes it; the list has links of its own."""
+    rows = {
+        document: {
+            re.sub(r"\]\([^)]*\)", "]", line)
+            for line in document.read_text(encoding="utf-8").splitlines()
+            if line.startswith("|") and line.count("|") == 4 and "`" in line.rpartition(" | ")[2]
+        }
+        for document in (README, ROOT / "benchmarks/README.md")
+    }
+    assert len(rows[README]) >= 10 and rows[README] <= rows[ROOT / "benchmarks/README.md"]
 
 
 @pytest.mark.parametrize("code", blocks(README, "python"), ids=lambda code: code.splitlines()[-1].strip()[:40])
