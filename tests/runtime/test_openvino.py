@@ -115,7 +115,7 @@ def branches(rounding: Rounding = SIGNED) -> bytes:
 
     def convolve(source: str, out: str, shape: tuple[int, int], gain: float) -> None:
         weight = rng.normal(0.0, gain, (*shape, 1, 1)).astype(np.float32)
-        scale = np.abs(weight).max(axis=(1, 2, 3)) / np.float32(127)
+        scale = np.abs(weight).max(axis=(1, 2, 3)) / np.float32(63)  # twice as much saturates on x86 without VNNI
         parts = (np.rint(weight / scale[:, None, None, None]).astype(np.int8), scale, np.zeros(shape[0], np.int8))
         names = [f"{out}_weight", f"{out}_scale", f"{out}_zeros"]
         constants.update(zip(names, parts, strict=True))
