@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -82,18 +83,18 @@ def prove(bundle: Bundle, precision: Precision, *, if_needed: bool) -> tuple[Pro
             f"{precision} with OpenVINO {key.version} on this {key.processor} is too far from FP32: map cosine "
             f"{proof.map_cosine:.4f} (at least {gate.min_map_cosine:g} is asked for), {proof.flipped} of "
             f"{proof.frames} verdicts flip",
-            remedy=_OTHER if adds_int8_exactly(key.processor) else _SATURATES,
+            remedy=_OTHER if adds_int8_exactly(key.processor, platform.machine()) else _SATURATES,
         )
     return write_proof(bundle, proof), True
 
 
-def adds_int8_exactly(processor: str) -> bool:
+def adds_int8_exactly(processor: str, architecture: str) -> bool:
     """Whether OpenVINO's INT8 kernels have what they need on a processor, by rdedge.board.machine.processor_name.
 
     x86 without VNNI and AMX adds pairs of INT8 products in 16 bits, which saturate (oneDNN, "Nuances of int8
     computations"): an edge-lite0 map's cosine to FP32's falls to 0.5, and the kernels are hardly faster than FP32's.
     """
-    return "avx2" not in processor or "vnni" in processor or "amx_int8" in processor
+    return architecture != "x86_64" or "vnni" in processor or "amx_int8" in processor
 
 
 _SATURATES = (

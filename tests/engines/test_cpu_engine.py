@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import re
 import stat
 from collections.abc import Callable
@@ -136,17 +137,23 @@ def test_a_wrong_engine_is_refused_and_leaves_the_older_proof(
 
 
 @pytest.mark.parametrize(
-    ("processor", "remedy"),
+    ("architecture", "processor", "remedy"),
     [
-        ("Old (avx2)", "without VNNI or AMX, which this processor has not, OpenVINO's sums of INT8 products saturate"),
-        ("Xeon (avx2, avx512f)", "INT8 products saturate"),
-        ("Xeon (avx2, avx512f, avx512_vnni)", "report this processor and version"),
-        ("Jetson AGX Orin (asimddp, i8mm)", "report this processor and version"),
+        ("x86_64", "Old", "INT8 products saturate"),
+        (
+            "x86_64",
+            "Core (avx2)",
+            "without VNNI or AMX, which this processor has not, OpenVINO's sums of INT8 products saturate",
+        ),
+        ("x86_64", "Xeon (avx2, avx512f)", "INT8 products saturate"),
+        ("x86_64", "Xeon (avx2, avx512f, avx512_vnni)", "report this processor and version"),
+        ("aarch64", "Jetson AGX Orin (asimddp, i8mm)", "report this processor and version"),
     ],
 )
 def test_why_it_is_far_from_fp32_is_told_where_it_is_known(
-    engine_bundle: Path, monkeypatch: pytest.MonkeyPatch, processor: str, remedy: str
+    engine_bundle: Path, monkeypatch: pytest.MonkeyPatch, architecture: str, processor: str, remedy: str
 ) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: architecture)
     monkeypatch.setattr("rdedge.backends.openvino.processor_name", lambda: processor)
     answering(noisy, monkeypatch)
     with pytest.raises(BackendError, match=rf"on this {re.escape(processor)} is too far from FP32.*{remedy}$"):
