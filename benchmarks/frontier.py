@@ -17,7 +17,7 @@ import numpy as np
 
 from rdedge import Inspector
 from rdedge_train.sample import render_part
-from results_file import RESULTS, dated, write_results
+from results_file import RESULTS, today, write_results
 from run_rdedge import run_rdedge
 
 CANDIDATES = ("edge-lite0:192", "edge-lite0:256", "edge-lite0:320", "edge-lite1:256", "edge-lite2:256")
@@ -44,7 +44,7 @@ def main() -> None:
             f"{row['image_auroc']:.3f} | {row['au_pro']:.3f} | {row['miss_rate']:.1%} |"
         )
     theme = f"frontier_{args.data.name}"
-    picture = f"{dated(theme)}.svg"
+    picture = f"{today()}_{theme}.svg"
     text = f"{args.epochs} epochs, one seed; {args.rounds} rounds, median (p95).\n\n![frontier]({picture})\n\n"
     (RESULTS / picture).write_text(plot(figures), encoding="utf-8")
     write_results(theme, text + "\n".join(rows), dict(figures), ("torch", "onnxruntime"))

@@ -20,21 +20,20 @@ def commit() -> str:
     return answer.stdout.strip()
 
 
-def dated(theme: str) -> str:
-    """What files of today's results begin with."""
-    return f"{datetime.now(timezone.utc):%Y-%m-%d}_{theme}"
+def today() -> str:
+    """As results are dated, in UTC."""
+    return f"{datetime.now(timezone.utc):%Y-%m-%d}"
 
 
 def write_results(theme: str, table: str, figures: dict[str, object], packages: tuple[str, ...]) -> Path:
     """``results/<date>_<theme>.md`` and ``.json``; prints the table; returns the path of the former."""
-    name = dated(theme)
-    day, _, _ = name.partition("_")
+    day = today()
     command = "python " + " ".join(sys.argv)
     hardware = machine()
     facts = {"date": day, "command": command, "commit": commit(), "machine": hardware}
     versions = library_versions(*packages)
     RESULTS.mkdir(exist_ok=True)
-    stem = RESULTS / name
+    stem = RESULTS / f"{day}_{theme}"
     whole = facts | {"versions": versions, "figures": figures}
     stem.with_suffix(".json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
     lines = [

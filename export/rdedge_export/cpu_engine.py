@@ -97,11 +97,9 @@ def adds_int8_exactly(processor: str, architecture: str) -> bool:
     return architecture != "x86_64" or "vnni" in processor or "amx_int8" in processor
 
 
-_SATURATES = (
-    "nothing was written; use FP32, or --backend onnxruntime: without VNNI or AMX, which this processor has not, "
-    "OpenVINO's sums of INT8 products saturate"
-)
-_OTHER = "nothing was written; use FP32, or --backend onnxruntime, and report this processor and version"
+_INSTEAD = "nothing was written; use FP32, or --backend onnxruntime"
+_OTHER = f"{_INSTEAD}, and report this processor and version"
+_SATURATES = f"{_INSTEAD}: without VNNI or AMX, which this processor has not, OpenVINO's sums of INT8 products saturate"
 
 
 def _measure(open_engine: Callable[[], Backend], frames_u8: NDArray[np.uint8], batch: int) -> _Measured:

@@ -152,6 +152,7 @@ def _build(
 
 
 def _device_ms(engine: TensorRtBackend, batch_u8: NDArray[np.uint8]) -> float:
+    """Of a call of its own, once all frames went through: what an engine loads late is in no figure then."""
     engine.infer(batch_u8)
     return engine.device_ms
 

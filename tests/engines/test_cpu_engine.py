@@ -89,7 +89,7 @@ def test_below_fp32_nothing_runs_that_was_not_measured(
 
 def test_fp32_needs_no_measurement(engine_bundle: Path, refused: Refused) -> None:
     backend = open_backend(open_bundle(engine_bundle), backend="openvino")
-    assert backend.thresholds is None and backend.infer(FRAME).score == pytest.approx(55 / 255, abs=1e-5)
+    assert backend.thresholds is None and backend.infer(FRAME).score == pytest.approx(55 / 255)
     backend.close()
     assert "fp32 needs no measurement for OpenVINO" in refused("engine", engine_bundle, "--backend", "openvino")
 

@@ -172,8 +172,8 @@ def test_planes_give_the_same_answers(tiny_bundle: Path, tmp_path: Path, precisi
     for frame_u8 in (noise, np.zeros_like(noise), np.full_like(noise, 255), bundle.calibration_frames()[:1]):
         expected = own.infer(frame_u8)
         anomaly_map, score = run(planar, bundle, frame_u8)
-        np.testing.assert_allclose(anomaly_map, expected.anomaly_map, rtol=1e-5)
-        np.testing.assert_allclose(score, expected.score, rtol=1e-5)
+        np.testing.assert_allclose(anomaly_map, expected.anomaly_map, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(score, expected.score, rtol=0, atol=1e-6)
     swapped, _ = run(planar, bundle, noise[..., ::-1])
     assert np.abs(swapped - own.infer(noise).anomaly_map).max() > 1e-4, "the order of colours matters"
 
