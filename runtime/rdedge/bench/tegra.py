@@ -107,7 +107,7 @@ def summarise(samples: list[BoardSample], *, began_s: float, ended_s: float, ver
         throttling=_throttling(inside),
         timeline=[
             (
-                round(s.at_s - began_s, 3),
+                s.at_s - began_s,
                 s.gpu_mhz,
                 max(s.temperatures_c.values(), default=None),
                 None if s.module_mw is None else s.module_mw / 1e3,

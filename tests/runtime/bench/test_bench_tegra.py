@@ -114,6 +114,11 @@ def test_a_phase_is_summed_up_from_its_own_samples() -> None:
     assert board.timeline[0] == (0.5, 612.0, 58.625, 16.321)
 
 
+def test_a_sample_at_the_very_end_lies_within_its_phase() -> None:
+    board = summarise([read(NANO_BUSY, 2.4998)], began_s=0.0, ended_s=2.4998, verdicts=1)
+    assert board is not None and board.timeline[0][0] == 2.4998, "not rounded to a moment after the phase"
+
+
 def test_nothing_is_said_of_a_time_without_samples() -> None:
     assert summarise([read(NANO_BUSY, 1.0)], began_s=2.0, ended_s=3.0, verdicts=4) is None
     assert summarise([], began_s=0.0, ended_s=3.0, verdicts=4) is None
