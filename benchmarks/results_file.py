@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from datetime import datetime, timezone
+from functools import cache
 from pathlib import Path
 
 from rdedge.bench.machine import machine
@@ -20,8 +21,9 @@ def commit() -> str:
     return answer.stdout.strip()
 
 
+@cache
 def today() -> str:
-    """As results are dated, in UTC."""
+    """As results are dated, in UTC: all of one measurement alike, also over midnight."""
     return f"{datetime.now(timezone.utc):%Y-%m-%d}"
 
 

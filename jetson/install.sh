@@ -290,16 +290,16 @@ forget_abandoned() { # of interrupted runs: never finished, never switched in
 add_account() {
     say "step 4: user $ACCOUNT"
     local group
-    for group in "${ACCOUNT_GROUPS[@]}"; do
+    for group in "$ACCOUNT" "${ACCOUNT_GROUPS[@]}"; do
         if ! getent group "$group" >/dev/null; then
             remember added-groups "$group"
             act groupadd --system "$group"
         fi
     done
     if ! getent passwd "$ACCOUNT" >/dev/null; then
-        act useradd --system --user-group --home-dir "$DATA" --no-create-home --shell /usr/sbin/nologin "$ACCOUNT"
+        act useradd --system --gid "$ACCOUNT" --home-dir "$DATA" --no-create-home --shell /usr/sbin/nologin "$ACCOUNT"
     fi
-    act usermod --append --groups "$(IFS=,; echo "${ACCOUNT_GROUPS[*]}")" "$ACCOUNT"
+    act usermod --gid "$ACCOUNT" --append --groups "$(IFS=,; echo "${ACCOUNT_GROUPS[*]}")" "$ACCOUNT"
     act install -d -m 750 -o root -g "$ACCOUNT" "$LINE_FILES" # line files name password files that lie beside them
     act install -d -m 750 -o "$ACCOUNT" -g "$ACCOUNT" "$DATA"
 }

@@ -17,12 +17,17 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from rdedge_train.config import TrainConfig
     from rdedge_train.distributed import World
     from rdedge_train.run_folder import EpochRecord
+
+# A busy machine may take its time over an example; which examples are drawn is the same in every run.
+settings.register_profile("rdedge", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("rdedge")
 
 SIZE_HW = (64, 64)
 # Markers of the tests that may be skipped. Root has what these tests need, so there they count.

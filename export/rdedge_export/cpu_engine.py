@@ -16,10 +16,13 @@ from rdedge.backends import Backend, batches, infer_all, open_backend
 from rdedge.backends.openvino import OpenVinoBackend, proof_key
 from rdedge.bundle import Bundle
 from rdedge.contract import Precision
-from rdedge.cpu_proof import Proof, read_proof, write_proof
+from rdedge.cpu_proof import Proof, ProofKey, read_proof, write_proof
+from rdedge.engines import ENGINES_FOLDER
 from rdedge.errors import BackendError, UsageError
+from rdedge.fidelity import Gate
 from rdedge.sealed import UNSEALED
 from rdedge.threshold import fit_thresholds, refit_method
+from rdedge_export.engine_build import only_builder
 from rdedge_export.map_cosine import map_cosines
 
 _WARM_UP_CALLS = 5
@@ -35,8 +38,10 @@ class _Measured:
     median_ms: float
 
 
-def prove(bundle: Bundle, precision: Precision, *, if_needed: bool) -> tuple[Proof, bool]:
+def prove(bundle: Bundle, precision: Precision, *, if_needed: bool, say: Callable[[str], None]) -> tuple[Proof, bool]:
     """The proof for this machine, and whether it was measured now. ``if_needed``: keep one that holds.
+
+    Where another process is building or measuring, waits: times taken beside it would mislead.
 
     Raises BackendError beyond the gate's budget, MissingExtraError, BundleError, UsageError, OSError; an older proof
     stays then.
@@ -48,13 +53,24 @@ def prove(bundle: Bundle, precision: Precision, *, if_needed: bool) -> tuple[Pro
             remedy=f"rdedge run {bundle.path} --backend openvino",
         )
     key = proof_key(bundle, precision)
-    if if_needed:
-        try:
-            return read_proof(bundle, key), False
-        except BackendError:
-            pass
-    frames_u8 = bundle.calibration_frames()
-    graph = bundle.contract.graph
+    if if_needed and (found := _usable(bundle, key)) is not None:
+        return found, False
+    with only_builder(bundle.path / ENGINES_FOLDER, say) as had_to_wait:
+        if had_to_wait and (found := _usable(bundle, key)) is not None:
+            return found, False
+        return write_proof(bundle, _prove(bundle, key, gate)), True
+
+
+def _usable(bundle: Bundle, key: ProofKey) -> Proof | None:
+    try:
+        return read_proof(bundle, key)
+    except BackendError:
+        return None
+
+
+def _prove(bundle: Bundle, key: ProofKey, gate: Gate) -> Proof:
+    """Raises BackendError beyond the gate's budget."""
+    precision, graph, frames_u8 = key.precision, bundle.contract.graph, bundle.calibration_frames()
     batch = graph.batch
     expected = _measure(lambda: open_backend(bundle), frames_u8, batch)
     got = _measure(lambda: OpenVinoBackend(bundle.graph_path(precision), graph), frames_u8, batch)
@@ -85,7 +101,7 @@ def prove(bundle: Bundle, precision: Precision, *, if_needed: bool) -> tuple[Pro
             f"{proof.frames} verdicts flip",
             remedy=_OTHER if adds_int8_exactly(key.processor, platform.machine()) else _SATURATES,
         )
-    return write_proof(bundle, proof), True
+    return proof
 
 
 def adds_int8_exactly(processor: str, architecture: str) -> bool:

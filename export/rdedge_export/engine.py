@@ -256,20 +256,21 @@ class _Outermost:
     def __init__(self, progress: Progress):
         self.is_interrupted = False
         self._progress = progress
-        self._steps_of: dict[str, int] = {}
+        self._done_and_steps: dict[str, tuple[int, int]] = {}
 
     def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
         if parent_phase is None:
-            self._steps_of[phase_name] = num_steps
+            self._done_and_steps[phase_name] = 0, num_steps
 
     def step_complete(self, phase_name: str, step: int) -> bool:
-        steps = self._steps_of.get(phase_name, 0)
-        if step + 1 < steps:
+        done, steps = self._done_and_steps.get(phase_name, (0, 0))
+        if done < step + 1 < steps:  # several threads report, in no order
+            self._done_and_steps[phase_name] = step + 1, steps
             self._tell(phase_name, step + 1, steps)
         return not self.is_interrupted
 
     def phase_finish(self, phase_name: str) -> None:  # the last step is not always reported
-        steps = self._steps_of.pop(phase_name, 0)
+        _, steps = self._done_and_steps.pop(phase_name, (0, 0))
         if steps and not self.is_interrupted:
             self._tell(phase_name, steps, steps)
 

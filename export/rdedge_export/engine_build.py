@@ -64,7 +64,7 @@ def build_engine(
     key = engine_key(bundle, precision, flavour, workspace_mb, dla_core)
     frames_u8 = bundle.calibration_frames()
     folder = bundle.path / ENGINES_FOLDER
-    with _only_builder(folder, say) as had_to_wait, closing(_reference(bundle, precision)) as reference:
+    with only_builder(folder, say) as had_to_wait, closing(_reference(bundle, precision)) as reference:
         if if_needed or had_to_wait:
             found = _usable(bundle, key)
             if found is not None:
@@ -78,15 +78,18 @@ def _reference(bundle: Bundle, precision: Precision) -> Backend:
 
 
 @contextmanager
-def _only_builder(folder: Path, say: Callable[[str], None]) -> Iterator[bool]:
-    """One build at a time in a bundle; yields whether another had to end first. A killed one's lock is free again."""
+def only_builder(folder: Path, say: Callable[[str], None]) -> Iterator[bool]:
+    """One build or measurement at a time in a bundle's ``folder`` of engines; yields whether another had to end first.
+
+    A killed one's lock is free again. Raises OSError.
+    """
     folder.mkdir(exist_ok=True)
     with (folder / ".lock").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             had_to_wait = False
         except BlockingIOError:
-            say("another process is building engines of this bundle: waiting for it")
+            say("another process is building or measuring engines of this bundle: waiting for it")
             fcntl.flock(lock, fcntl.LOCK_EX)
             had_to_wait = True
         for abandoned in folder.glob(".*.partial-*"):  # of killed builds: nobody else is writing now

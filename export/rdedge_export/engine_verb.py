@@ -53,7 +53,7 @@ def execute(args: argparse.Namespace) -> int:
         dla_core=args.dla,
         if_needed=args.if_needed,
         progress=_show_progress,
-        say=lambda text: print(f"rdedge: {printable(text)}", file=sys.stderr, flush=True),
+        say=_say,
     )
     path, _ = engine_paths(bundle, record.key)
     print(f"{'built' if was_built else 'kept'} {printable(str(path))}, {record.engine_bytes / 1e6:.1f} MB")
@@ -67,7 +67,7 @@ def _prove(bundle: Bundle, args: argparse.Namespace) -> int:
     """For OpenVINO, whose engines are made when they are loaded, so that only a measurement is kept."""
     if args.dla is not None or args.workspace_mb is not None:
         raise UsageError("--dla and --workspace-mb are TensorRT's", remedy="leave them out, or use --backend tensorrt")
-    proof, was_measured = prove(bundle, args.precision, if_needed=args.if_needed)
+    proof, was_measured = prove(bundle, args.precision, if_needed=args.if_needed, say=_say)
     key = proof.key
     print(f"{'measured' if was_measured else 'kept'} {printable(str(proof_path(bundle, key)))}")
     print(f"  OpenVINO {printable(key.version)} on {printable(key.processor)}")
@@ -79,6 +79,10 @@ def _prove(bundle: Bundle, args: argparse.Namespace) -> int:
     print(f"  image threshold refitted to {proof.image_threshold.value:.4g}")
     _say_next(args, _CPU)
     return 0
+
+
+def _say(text: str) -> None:
+    print(f"rdedge: {printable(text)}", file=sys.stderr, flush=True)
 
 
 def _say_next(args: argparse.Namespace, backend: str) -> None:

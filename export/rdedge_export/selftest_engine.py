@@ -121,7 +121,7 @@ def _numbers(record: EngineRecord) -> str:
 
 
 def _prove(bundle: Bundle, precision: Precision) -> str:
-    proof, was_measured = prove(bundle, precision, if_needed=True)
+    proof, was_measured = prove(bundle, precision, if_needed=True, say=lambda text: None)
     how = "measured" if was_measured else "kept"
     return f"{how}, map cosine {proof.map_cosine:.4f} to FP32, {proof.flipped} of {proof.frames} verdicts flip"
 

@@ -20,6 +20,7 @@ from rdedge.line import config as tables
 from rdedge.line.checked import Problems
 from rdedge.line.outlets import tls_context
 from rdedge.line.plan import Plan, make_plan
+from rdedge.sinks.mqtt import stop_loop
 from rdedge.sources import Camera, WatchLimits, is_camera, open_camera, open_source
 from rdedge.sources.health import PictureCheck
 from rdedge_export.selftest_result import Result, tried
@@ -164,7 +165,7 @@ def _mqtt(plan: Plan, table: tables.Mqtt) -> str:
         answered.wait(_TIMEOUT_S)
     finally:
         client.disconnect()
-        client.loop_stop()
+        stop_loop(client)
     if told[0]:
         raise SinkError(f"{address}: {told[0]}", remedy="check the broker, its address, name and password")
     return f"{address} takes us"

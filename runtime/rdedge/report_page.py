@@ -1,8 +1,9 @@
-"""The look of every report: one HTML file that holds all it shows, its tables, facts and tiles."""
+"""The look of every report: one HTML file that holds all it shows, tables, facts, tiles, numbers on axes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -69,3 +70,13 @@ def html_table(rows: Sequence[Mapping[str, str]]) -> str:
 def html_facts(facts: Iterable[tuple[str, str]]) -> str:
     """``<dl>`` of names and what is to be said of them, escaped."""
     return f"<dl>{''.join(f'<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>' for k, v in facts)}</dl>"
+
+
+def axis_ticks(low: float, high: float) -> Iterator[tuple[float, str]]:
+    """Three to eight round numbers from ``low`` to ``high``, which must differ: where each lies, 0..1, and its text."""
+    span = high - low
+    power = 10.0 ** math.floor(math.log10(span / 3))  # rounded, it may lie a hair above a third: 0.3 / 3 < 0.1
+    step = max((multiple * power for multiple in (1, 2, 5) if multiple * power <= span / 3), default=power)
+    decimals = max(0, -math.floor(math.log10(step)))
+    for k in range(math.ceil(low / step), math.floor(high / step) + 1):
+        yield (k * step - low) / span, f"{k * step:.{decimals}f}"

@@ -116,8 +116,9 @@ class Stream:
 
     def take(self) -> Frame | None:
         """The next frame if one waits; a fault of the source is raised after the frames before it, once."""
+        has_ended = self._ended  # before the queue is looked at: a last frame may come meanwhile
         frame = self._next(waits=False)
-        if frame is None and self._ended and self._error is not None and not self._stopping:
+        if frame is None and has_ended and self._error is not None and not self._stopping:
             error, self._error = self._error, None
             raise error
         return frame

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import socket
+import signal
 import subprocess
 import sys
 import threading
@@ -16,6 +16,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from rdedge.events import Event
+from rdedge.sources import WatchLimits, open_source
 
 HERE = Path(__file__).parent
 START_S = 30.0
@@ -66,10 +69,43 @@ def running(script: str, *arguments: str) -> Iterator[Server]:
         server.kill()
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+def hung(uri: str, server: Server, limits: WatchLimits, *, more_s: float) -> tuple[list[int], list[str]]:
+    """A camera that is stopped by SIGSTOP until ``more_s`` after that is told, then goes on. The numbers of all frames,
+    and the kinds told from its stop until all is over."""
+    events: list[Event] = []
+    timers: list[threading.Timer] = []
+
+    def go_on_after(wait_s: float) -> None:
+        timers.append(threading.Timer(wait_s, server.signal, [signal.SIGCONT]))
+        timers[-1].start()
+
+    def note(event: Event) -> None:
+        events.append(event)
+        if len(timers) == 1:
+            go_on_after(more_s)
+
+    source = open_source(uri, on_event=note, limits=limits)
+    frames = iter(source)
+    seen: list[int] = []
+    try:
+        while len(seen) < 10 or source.info.faults:
+            seen.append(next(frames).index)
+        told = len(events)
+        server.signal(signal.SIGSTOP)
+        go_on_after(WAIT_S)  # else frames that are never missed would be waited for without end
+        deadline_s = time.monotonic() + 2 * WAIT_S
+        while len(events) == told or source.info.faults:
+            assert time.monotonic() < deadline_s, "that it hangs is not told"
+            seen.append(next(frames).index)
+        kinds = [event.kind for event in events[told:]]
+        seen += [next(frames).index for _ in range(10)]
+    finally:
+        source.close()
+        for timer in timers:
+            timer.cancel()
+            timer.join()
+        server.signal(signal.SIGCONT)
+    return seen, kinds
 
 
 def part_image(index: int, size_hw: tuple[int, int] = (48, 64)) -> NDArray[np.uint8]:

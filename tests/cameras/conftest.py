@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from camera_servers import MjpegServer, needs
+from camera_servers import WAIT_S, MjpegServer, needs
 
 from rdedge.images import silence_opencv
 
@@ -20,6 +20,12 @@ def mjpeg() -> Iterator[MjpegServer]:
     server = MjpegServer()
     yield server
     server.close()
+
+
+@pytest.fixture
+def _patient_mjpeg(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A camera that is late is waited for: this machine may be busy."""
+    monkeypatch.setattr("rdedge.sources.mjpeg._TIMEOUT_S", WAIT_S)
 
 
 @pytest.fixture(scope="session")

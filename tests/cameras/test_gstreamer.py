@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -51,6 +52,23 @@ def test_the_csi_pipeline_runs_with_a_substitute_for_the_sensor() -> None:
     # The bars run white, yellow, cyan ... blue; turned by 180 degrees they start with blue.
     assert tuple(bars[330, 20] > 100) == (True, False, False), "blue at the left, in BGR"
     assert tuple(bars[330, 500] > 100) == (False, True, True), "yellow at the right"
+
+
+@pytest.mark.parametrize(("ahead_s", "is_one"), [(0.0, True), (-1000.0, False), (1000.0, False)])
+def test_a_busy_machine_has_the_same_clock(monkeypatch: pytest.MonkeyPatch, ahead_s: float, is_one: bool) -> None:
+    """Time passes between the readings of two clocks; how much of it there is does not make them two."""
+
+    def monotonic() -> float:
+        time.sleep(0.03)
+        now_s = time.monotonic()
+        time.sleep(0.03)
+        return now_s + ahead_s
+
+    monkeypatch.setattr("rdedge.sources.gstreamer.time", SimpleNamespace(monotonic=monotonic))
+    camera = GStreamerCamera("videotestsrc is-live=true ! videoconvert", "x")
+    frame = camera.read()
+    camera.close()
+    assert frame is not None and (frame.device_timestamp_s is not None) == is_one
 
 
 def test_the_csi_pipeline_runs_as_it_is_written() -> None:
@@ -131,7 +149,7 @@ def test_closing_ends_a_source_that_is_watched() -> None:
     events: list[Event] = []
     source = WatchedSource(
         "x", lambda: GStreamerCamera("videotestsrc is-live=true pattern=snow ! videoconvert", "x"),
-        on_event=events.append, limits=WatchLimits(),
+        on_event=events.append, limits=WatchLimits(slow_factor=1e9, silent_s=60.0),
     )  # fmt: skip
     seen: list[int] = []
     thread = threading.Thread(target=lambda: seen.extend(frame.index for frame in source))

@@ -9,14 +9,16 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from camera_servers import MjpegServer, free_port, jpeg, part_image, wait_until
+from camera_servers import WAIT_S, MjpegServer, jpeg, part_image, wait_until
+from free_port import free_port
 
 from rdedge.errors import CameraFault, ImageError
 from rdedge.events import Event
 from rdedge.sources import WatchLimits, open_source
 from rdedge.sources.mjpeg import MjpegCamera
 
-QUICK = WatchLimits(retry_s=0.05, retry_cap_s=0.1, refused_retry_s=0.5, settle_frames=3, slow_factor=1e9, silent_s=10.0)
+pytestmark = pytest.mark.usefixtures("_patient_mjpeg")
+QUICK = WatchLimits(retry_s=0.05, retry_cap_s=0.1, refused_retry_s=0.5, settle_frames=3, slow_factor=1e9, silent_s=60.0)
 
 
 @pytest.mark.parametrize("with_length", [True, False], ids=["with lengths", "without"])
@@ -49,15 +51,23 @@ def test_a_password_opens_the_camera_and_is_never_shown() -> None:
 def test_a_wrong_password_is_said_and_not_hammered(capfd: pytest.CaptureFixture[str]) -> None:
     server = MjpegServer(password="right")
     events: list[Event] = []
-    source = open_source(f"http://op:wr0ng@127.0.0.1:{server.port}/video", on_event=events.append, limits=QUICK)
-    timer = threading.Timer(1.0, source.close)
-    timer.start()
+    timer = threading.Timer(1.0, lambda: source.close())
+
+    def note(event: Event) -> None:
+        events.append(event)
+        if len(events) == 1:
+            timer.start()
+
+    source = open_source(f"http://op:wr0ng@127.0.0.1:{server.port}/video", on_event=note, limits=QUICK)
+    started_s = time.monotonic()
     assert list(source) == []
+    lasted_s = time.monotonic() - started_s
     timer.join()
     assert [event.kind for event in events] == ["credentials"]
     assert "user or password refused; write http://user:password@host" in events[0].text
     assert "wr0ng" not in events[0].text + "".join(capfd.readouterr())
-    assert server.requests <= 2 * 4, "an attempt asks twice: without and with the password"
+    attempts = 2 + lasted_s / (0.8 * QUICK.refused_retry_s)
+    assert server.requests <= 2 * attempts, "an attempt asks twice: without and with the password"
     server.close()
 
 
@@ -107,7 +117,6 @@ def test_a_damaged_picture_is_refused_and_the_next_one_read(
 def test_a_stream_that_ends_and_one_that_stalls_are_told_apart(
     mjpeg: MjpegServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rdedge.sources.mjpeg._TIMEOUT_S", 0.5)
     mjpeg.picture = lambda index: jpeg(part_image(index)) if index < 1 else None
     camera = MjpegCamera(mjpeg.uri)
     camera.read()
@@ -115,6 +124,7 @@ def test_a_stream_that_ends_and_one_that_stalls_are_told_apart(
         camera.read()
     camera.close()
     mjpeg.picture = lambda index: b""
+    monkeypatch.setattr("rdedge.sources.mjpeg._TIMEOUT_S", 3.0)
     camera = MjpegCamera(mjpeg.uri)
     with pytest.raises(CameraFault, match="timed out") as stalled:
         camera.read()
@@ -141,7 +151,7 @@ def test_closing_ends_a_read_that_waits(mjpeg: MjpegServer) -> None:
     started_s = time.monotonic()
     camera.close()
     reader.join(30)
-    assert got == [None] and time.monotonic() - started_s < 4.0, "before its time-out of 5 s"
+    assert got == [None] and time.monotonic() - started_s < 0.5 * WAIT_S, "before its time-out"
 
 
 def test_frozen_black_damaged_and_resized_frames_of_a_live_camera_give_no_parts(mjpeg: MjpegServer) -> None:
@@ -153,7 +163,7 @@ def test_frozen_black_damaged_and_resized_frames_of_a_live_camera_give_no_parts(
         stills.get(str(now["what"]))
         or jpeg(part_image(1000 + index, (24, 32) if now["what"] == "resized" else (48, 64)))
     )
-    limits = WatchLimits(frozen_s=0.1, reopen_s=60.0, settle_frames=3, slow_factor=1e9, silent_s=10.0)
+    limits = WatchLimits(frozen_s=0.1, reopen_s=60.0, settle_frames=3, slow_factor=1e9, silent_s=60.0)
     source = open_source(mjpeg.uri, on_event=events.append, limits=limits)
     seen: list[np.ndarray] = []
     thread = threading.Thread(target=lambda: seen.extend(frame.image_bgr_u8 for frame in source))

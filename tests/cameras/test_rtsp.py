@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from camera_servers import Server, free_port, running
+from camera_servers import hung, running
+from free_port import free_port
 
 from rdedge.errors import CameraFault
-from rdedge.events import Event
 from rdedge.sources import WatchLimits, open_camera, open_source
 from rdedge.sources.gstreamer import GStreamerCamera
 from rdedge.sources.rtsp import open_rtsp, rtsp_pipeline
-from rdedge.stream import Stream
 
 pytestmark = pytest.mark.usefixtures("_rtsp")
 
@@ -49,7 +47,7 @@ def test_frames_come_live_with_their_own_times(port: int) -> None:
     times_s = []
     for frame in frames:
         assert frame is not None and frame.image_bgr_u8.shape == (240, 320, 3) and frame.part_id is None
-        assert frame.device_timestamp_s is not None and frame.device_timestamp_s <= frame.captured_at_s + 1e-6
+        assert frame.device_timestamp_s is not None and frame.device_timestamp_s <= frame.captured_at_s
         times_s.append(frame.device_timestamp_s)
     assert np.median(np.diff(times_s)) == pytest.approx(0.04, abs=0.002)
     first, last = frames[0], frames[-1]
@@ -129,36 +127,12 @@ def test_what_is_no_rtsp_is_said() -> None:
 
 
 def test_a_camera_that_hangs_is_silent_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rdedge.sources.rtsp._READ_TIMEOUT_S", 1.0)
-    monkeypatch.setattr("rdedge.sources.rtsp._OPEN_TIMEOUT_S", 2.0)
-    monkeypatch.setattr("rdedge.sources.rtsp._PROBE_TIMEOUT_S", 0.5)
-    events: list[Event] = []
+    monkeypatch.setattr("rdedge.sources.rtsp._READ_TIMEOUT_S", 8.0)
     limits = WatchLimits(
-        retry_s=0.1, retry_cap_s=0.2, silent_s=0.6, settle_frames=3, first_frame_s=10.0, slow_factor=1e9
+        retry_s=0.1, retry_cap_s=0.2, silent_s=2.0, settle_frames=3, first_frame_s=60.0, slow_factor=1e9
     )
     port = free_port()
     with running("rtsp_server.py", str(port)) as server:
-        source = open_source(f"rtsp://127.0.0.1:{port}/line", on_event=events.append, limits=limits)
-        seen = _seen_through(source, server)
-    kinds = [event.kind for event in events]
+        seen, kinds = hung(f"rtsp://127.0.0.1:{port}/line", server, limits, more_s=1.0)
     assert seen == sorted(set(seen)) and len(seen) > 20
     assert kinds[0] == "silent" and kinds[-1] == "recovered" and len(kinds) == len(set(kinds)), kinds
-
-
-def _seen_through(source: object, server: Server) -> list[int]:
-    """Ten frames, a pause of three seconds by SIGSTOP, ten more."""
-    stream = Stream(source, policy="latest")  # type: ignore[arg-type]
-    seen: list[int] = []
-    timer = threading.Timer(3.0, server.signal, [signal.SIGCONT])
-    count_after = None
-    for frame in stream:
-        seen.append(frame.index)
-        if len(seen) == 10:
-            server.signal(signal.SIGSTOP)
-            timer.start()
-        if count_after is None and not timer.is_alive() and len(seen) > 10 and timer.finished.is_set():
-            count_after = len(seen)
-        if count_after is not None and len(seen) > count_after + 10:
-            break
-    timer.join(30)
-    return seen

@@ -6,8 +6,8 @@ What the driver answers is played by a stand-in of OpenCV's capture: v4l2loopbac
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -102,7 +102,8 @@ def test_of_an_unplugged_camera_the_frames_end_before_its_name_goes(
     camera = open_camera(f"v4l2://{name}?width=640&height=480")
     for _ in range(3):
         camera.read()
-    monkeypatch.setattr(time, "sleep", lambda _: name.unlink())
+    clock = SimpleNamespace(monotonic=lambda: 0.0, sleep=lambda _: name.unlink())
+    monkeypatch.setattr("rdedge.sources.v4l2.time", clock)
     with pytest.raises(CameraFault, match="video0: is gone") as caught:
         camera.read()
     assert caught.value.kind == "unplugged"

@@ -14,7 +14,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from camera_servers import MjpegServer, free_port
+from camera_servers import MjpegServer
+from free_port import free_port
 
 import rdedge
 from rdedge.bundle import open_bundle
@@ -133,10 +134,11 @@ class BoardSite:
         self._eyes: threading.Thread | None = None
 
     def write_line(self, camera_uri: str, settings: str = "") -> None:
-        """The line's file."""
+        """The line's file. A camera that this machine keeps waiting counts as well: it is the bundle that is proved."""
         self.line_file.write_text(
             f'bundle = "lines/press/current"\nout = "out"\ndrain_s = 1\n{settings}\n'
             f'[metrics]\nport = {self.port}\n[[camera]]\nname = "top"\nuri = "{camera_uri}"\npolicy = "latest"\n'
+            "watch = { slow_factor = 1000.0, silent_s = 60.0 }\n"
         )
 
     def lay(self, bundle: Path) -> str:

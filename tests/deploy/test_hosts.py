@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from boards import WAIT_S, BoardSite, Sshd
-from camera_servers import free_port
+from free_port import free_port
 
 from rdedge.deploy.messages import Order, Refused
 from rdedge.deploy.ssh import Board

@@ -111,11 +111,12 @@ class Builder(Nothing):
 
 
 def _report_progress(monitor: Any) -> bool:
-    monitor.phase_start("Building engine", None, 2)
+    monitor.phase_start("Building engine", None, 3)
     monitor.phase_start("Timing", "Building engine", 5)
     goes_on = monitor.step_complete("Timing", 4)
     monitor.phase_finish("Timing")
-    goes_on = goes_on and monitor.step_complete("Building engine", 0) and monitor.step_complete("Building engine", 1)
+    for step in (1, 0, 2):  # several threads report
+        goes_on = goes_on and monitor.step_complete("Building engine", step)
     monitor.phase_finish("Building engine")
     return bool(goes_on)
 

@@ -51,7 +51,7 @@ def check_build(
     assert plan.is_strongly_typed == (has_strong and not refuses_strong)
     has_monitor = "IProgressMonitor" in trt.fake.surface["classes"]
     attempts = 2 if refuses_strong else 1
-    expected = [("Building engine", 1, 2), ("Building engine", 2, 2)] * 3 * attempts
+    expected = [("Building engine", 2, 3), ("Building engine", 3, 3)] * 3 * attempts
     assert steps == (expected if has_monitor else [])
 
 

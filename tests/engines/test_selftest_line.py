@@ -16,10 +16,11 @@ import cv2
 import numpy as np
 import pytest
 from broker_outage import Consumer
+from free_port import free_port
 from pymodbus.pdu import ModbusPDU
 from pymodbus.server import ModbusTcpServer
 from pymodbus.simulator import DataType, SimData, SimDevice
-from sink_parts import TIMEOUT_S, Broker, free_port
+from sink_parts import TIMEOUT_S, Broker
 
 from rdedge.cli import main
 from rdedge_export import selftest_line
@@ -27,6 +28,12 @@ from rdedge_export.selftest_line import examine_camera, examine_line
 from rdedge_export.selftest_result import Result
 
 WriteVideo = Callable[[str, list[int]], Path]
+
+
+@pytest.fixture(autouse=True)
+def _peers_have_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine's brokers and servers are there none the less."""
+    monkeypatch.setattr(selftest_line, "_TIMEOUT_S", TIMEOUT_S)
 
 
 @pytest.fixture

@@ -12,16 +12,16 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion
-from sink_parts import TIMEOUT_S, Broker, inspection
+from sink_parts import TIMEOUT_S, Broker, inspection, wait_until
 
 from rdedge.events import Event
-from rdedge.sinks.mqtt import MqttSink
+from rdedge.sinks.mqtt import MqttSink, stop_loop
 
 
 class Consumer:
@@ -48,16 +48,18 @@ class Consumer:
             self.ids[record_id] += 1
             self.first_at_s.setdefault(record_id, time.monotonic())
 
-    def wait_for(self, ids: int, timeout_s: float = TIMEOUT_S) -> None:
-        """Until so many different ids came, or the time is over."""
+    def wait_for(self, ids: Iterable[str], timeout_s: float = TIMEOUT_S) -> None:
+        """Until all of these came, or the time is over."""
         until_s = time.monotonic() + timeout_s
-        while len(self.ids) < ids and time.monotonic() < until_s:
+        missing = set(ids) - self.ids.keys()
+        while missing and time.monotonic() < until_s:
             time.sleep(0.02)
+            missing -= self.ids.keys()
 
     def close(self) -> None:
         """Disconnect."""
         self._client.disconnect()
-        self._client.loop_stop()
+        stop_loop(self._client)
 
 
 def run(folder: Path, *, away_s: float, rate: float, lead_s: float) -> dict[str, object]:
@@ -85,6 +87,7 @@ def run(folder: Path, *, away_s: float, rate: float, lead_s: float) -> dict[str,
 
     try:
         line(lead_s)
+        wait_until(lambda: sink.outbox.waiting == 0)
         broker.stop()
         line(away_s)
         waiting = sink.outbox.waiting
@@ -93,12 +96,12 @@ def run(folder: Path, *, away_s: float, rate: float, lead_s: float) -> dict[str,
         broker.start()
         back_s = time.monotonic()
         line(lead_s)
-        consumer.wait_for(index)
+        expected = {f"s/top/{i}" for i in range(index)}
+        consumer.wait_for(expected)
         sink.close()
     finally:
         broker.stop()
         consumer.close()
-    expected = {f"s/top/{i}" for i in range(index)}
     order = [json.loads(body)["index"] for topic, body in consumer.messages if topic.endswith("/verdict")]
     return {
         "written": index,

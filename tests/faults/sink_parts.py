@@ -5,14 +5,18 @@ from __future__ import annotations
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 from resource import RLIMIT_FSIZE, getrlimit, setrlimit
 
 import numpy as np
+from free_port import free_port
 
+import rdedge.sinks.held
+from rdedge.cli import main
 from rdedge.frames import Frame
 from rdedge.inspector import Inspection, StageTimes
 from rdedge.judge import judge
@@ -61,10 +65,12 @@ def wait_until(is_so: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def free_port() -> int:
-    """A TCP port of loopback that nobody listens on."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
-        return int(server.getsockname()[1])
+def run_line(path: str) -> None:
+    """`rdedge run` in a process of its own that is to be killed; it waits as long as the disk may take, so that what
+    one sink has written the next has too.
+    """
+    rdedge.sinks.held._PATIENCE_S = TIMEOUT_S
+    sys.exit(main(["run", "--line", path]))
 
 
 class Broker:

@@ -37,7 +37,8 @@ def test_no_verdict_is_lost_while_the_broker_is_away(tmp_path: Path) -> None:
 def test_kills_leave_whole_files_and_nothing_is_missing(tmp_path: Path) -> None:
     result = sinks_killed.run(tmp_path, kills=8)
     assert sinks_killed.is_right(result), result
-    assert isinstance(result["told"], int) and result["told"] > 100, result
+    assert isinstance(result["told"], int) and result["told"] > 20, result
+    assert result["kills_while_writing"] in (6, 7, 8), "two of eight may come while it starts"
 
 
 def test_a_disk_that_fills_up_delays_pictures_and_loses_none(tmp_path: Path, disk: SmallDisk) -> None:
@@ -85,12 +86,17 @@ def test_a_disk_that_fills_up_costs_no_line_and_no_record(tmp_path: Path, disk: 
         longest_pause_s=0.5,
         drain_s=TIMEOUT_S,
     )
+
+    def told(kind: str) -> int:
+        return sum(event.kind == kind for event in events)
+
     for index in range(300):
         if index == 20:
             disk.fill()
         if index == 200:
+            wait_until(lambda: told("disk-fault") == 2)
             disk.free()
-            time.sleep(1.1)
+            wait_until(lambda: told("disk-recovered") == 2)
         jsonl.write(inspection(index, size_hw=(16, 16)))
         outbox.append("verdict", b"%d" % index)
     is_there = True
@@ -99,7 +105,4 @@ def test_a_disk_that_fills_up_costs_no_line_and_no_record(tmp_path: Path, disk: 
     lines = (tmp_path / "disk" / "x.jsonl").read_text().splitlines()
     assert [json.loads(line)["index"] for line in lines] == list(range(300))
     assert [int(item.body) for item in arrived] == list(range(300))
-    assert sorted(event.kind for event in events if event.kind.startswith("disk")) == [
-        *["disk-fault"] * 2,
-        *["disk-recovered"] * 2,
-    ]
+    assert (told("disk-fault"), told("disk-recovered")) == (2, 2)

@@ -17,12 +17,23 @@ def text(browser: Browser, element: str) -> str:
     return str(browser.run(f"document.getElementById('{element}').textContent"))
 
 
-def state(browser: Browser) -> str:
-    return str(browser.run("document.getElementById('verdict').dataset.state"))
+def shows(element: str, expected: str) -> str:
+    """In JavaScript: whether an element's text is this."""
+    return f"document.getElementById('{element}').textContent === {expected!r}"
+
+
+def stands(state: str) -> str:
+    """In JavaScript: whether the verdict is in this state."""
+    return f"document.getElementById('verdict').dataset.state === '{state}'"
 
 
 def wait_for_text(browser: Browser, element: str, expected: str) -> None:
-    browser.wait_for(f"document.getElementById('{element}').textContent === {expected!r}")
+    browser.wait_for(shows(element, expected))
+
+
+def wait_for_all(browser: Browser, *expressions: str) -> Any:
+    """Wait until all of them are true at the same moment; returns the value of the last one."""
+    return browser.wait_for(" && ".join(f"({expression})" for expression in expressions))
 
 
 def mean_rgb(browser: Browser, canvas: str, box: str) -> list[float]:

@@ -61,7 +61,9 @@ def first_state(page: OperatorPage) -> dict[str, object]:
         visitor.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
         data = b""
         while data.count(b"\n\n") < 1:
-            data += visitor.recv(65536)
+            more = visitor.recv(65536)
+            assert more, data
+            data += more
     head, _, body = data.partition(b"\r\n\r\n")
     assert b"Content-Type: text/event-stream" in head
     state: dict[str, object] = json.loads(body.partition(b"data: ")[2].partition(b"\n\n")[0])

@@ -110,3 +110,11 @@ def test_a_host_is_an_address_or_this_machine() -> None:
         "a]",
     ):
         assert not guard.knows_host(host), host
+
+
+def test_a_machine_may_be_named_by_digits_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "123456789012")
+    guard = Guard("127.0.0.1", 8360, None)
+    for host in ("123456789012", "123456789012:8360", "123456789012.local", "[::1]:8360", "[::1]"):
+        assert guard.knows_host(host), host
+    assert not guard.knows_host("123456789013") and not guard.knows_host(":8360")

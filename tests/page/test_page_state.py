@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from page_shown import set_slider, state, text, thumbs, wait_for_picture, wait_for_text
+from page_shown import set_slider, shows, stands, text, wait_for_all, wait_for_picture, wait_for_text
 
 from chromium import Browser
 from rdedge.events import Event
@@ -15,6 +15,7 @@ from rdedge.page import OperatorPage
 MakePart = Callable[..., Inspection]
 OpenPage = Callable[..., OperatorPage]
 TOKEN = "a token of length"
+SCORE = "score 0.25, threshold 0.5"
 OVERFLOWS = """() => [...document.querySelectorAll("html, #numbers *, #word, #what-if *, #verdict")]
   .filter((e) => e.clientWidth && e.scrollWidth > e.clientWidth + 1
     || ["HTML", "SECTION"].includes(e.tagName) && e.scrollHeight > e.clientHeight + 1)
@@ -31,21 +32,18 @@ COVERED = """() => [...document.querySelectorAll("button:enabled, input:enabled"
 def test_an_old_verdict_is_grey_and_says_its_age(
     page: OperatorPage, browser: Browser, make_part: MakePart, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rdedge.page.board._STALE_S", (5.0, 300.0))
     sink = page.sink("top")
     browser.open(page.url)
     for index in range(10):
         sink.write(make_part(index))
+    look = "getComputedStyle(document.getElementById('picture')).filter"
     wait_for_text(browser, "word", "GOOD")
-    wait_for_text(browser, "word", "WAITING")
-    assert state(browser) == "old"
-    browser.wait_for(
-        "/^last part 9: good, ([5-9]\\.\\d|\\d\\d) s ago$/.test(document.getElementById('detail').textContent)"
-    )
-    assert browser.run("getComputedStyle(document.getElementById('picture')).filter").startswith("grayscale(1)")
+    monkeypatch.setattr("rdedge.page.board._STALE_S", (5.0, 300.0))
+    says = "/^last part 9: good, ([5-9]\\.\\d|\\d\\d) s ago$/.test(document.getElementById('detail').textContent)"
+    assert wait_for_all(browser, shows("word", "WAITING"), stands("old"), says, look).startswith("grayscale(1)")
+    monkeypatch.setattr("rdedge.page.board._STALE_S", (120.0, 300.0))
     sink.write(make_part(10))
-    wait_for_text(browser, "word", "GOOD")
-    assert browser.run("getComputedStyle(document.getElementById('picture')).filter") == "none"
+    assert wait_for_all(browser, shows("word", "GOOD"), shows("detail", f"part 10\n{SCORE}"), look) == "none"
 
 
 def test_a_broken_connection_shows_at_once_and_heals(
@@ -59,17 +57,18 @@ def test_a_broken_connection_shows_at_once_and_heals(
     port = int(page.url.rstrip("/").rpartition(":")[2])
     page.close()
     wait_for_text(browser, "word", "NO CONNECTION")
-    assert state(browser) == "lost" and text(browser, "link").startswith("no connection since ")
+    browser.wait_for(stands("lost"))
+    assert text(browser, "link").startswith("no connection since ")
     assert "the line does not answer\nlast part 5: reject, " in text(browser, "detail")
     again = open_page(port=port)
     sink = again.sink("top")
     sink.write(make_part(6, 0.8, size_hw=(240, 320)))
     wait_for_text(browser, "detail", "part 6\nscore 0.8, threshold 0.5")
-    wait_for_text(browser, "counted", "Last 1 parts")
-    assert (text(browser, "link"), text(browser, "parts"), text(browser, "rejected")) == ("connected", "1", "1")
+    figures = (shows("counted", "Last 1 parts"), shows("parts", "1"), shows("rejected", "1"))
+    wait_for_all(browser, shows("link", "connected"), *figures)
     wait_for_text(browser, "caption", "Part 6")
-    browser.wait_for("document.querySelector('#rejects button').dataset.picture === '1'")
-    assert [one[0] for one in thumbs(browser)] == ["1"] + ["none"] * 11
+    pictures = "[...document.querySelectorAll('#rejects button')].map(b => b.dataset.picture).join()"
+    browser.wait_for(f"{pictures} === '{','.join(['1', *['none'] * 11])}'")
     browser.tap("#rejects button")
     wait_for_text(browser, "enlarged-title", "Reject 6")
     assert browser.run("document.getElementById('large').width") == 320, "not the first reject of the line before"
@@ -101,8 +100,7 @@ def test_cameras_are_tabs_that_each_show_their_state(page: OperatorPage, browser
     browser.wait_for("document.querySelector('#rejects button').dataset.picture === '1'")
     wait_for_text(browser, "limit-then", "0.5")  # each camera has its own try
     browser.tap("#tabs button:first-child")
-    browser.wait_for("document.querySelector('#rejects button').disabled")
-    assert thumbs(browser)[0][0] == "none"
+    browser.wait_for("(b => b.disabled && b.dataset.picture === 'none')(document.querySelector('#rejects button'))")
     wait_for_text(browser, "limit-then", "0.3")
     assert browser.run("location.hash") == "#top", "a panel can be set to one camera"
     for address, word in {"#side%20%26%20%3Cb%3Erear%3C%2Fb%3E": "REJECT", "#%zz": "GOOD"}.items():
@@ -122,10 +120,10 @@ def test_alarms_show_until_they_end_and_a_faulty_camera_has_no_verdict(
     wait_for_text(browser, "word", "GOOD")
     assert browser.run("document.getElementById('alarm').hidden")
     page.event(Event(kind="silent", severity="error", text="no frame for 2.0 s <i>", camera="top"))
-    wait_for_text(browser, "word", "NO VERDICT")
-    wait_for_text(browser, "alarm", "▲ top: no frame for 2.0 s <i>")
+    detail = "document.getElementById('detail').textContent"
+    says = f"{detail}.startsWith('no frame for 2.0 s <i>\\nlast part 0: good, ')"
+    wait_for_all(browser, shows("word", "NO VERDICT"), shows("alarm", "▲ top: no frame for 2.0 s <i>"), says)
     assert not browser.run("document.getElementById('alarm').hidden")
-    assert text(browser, "detail").startswith("no frame for 2.0 s <i>\nlast part 0: good, ")
     page.event(Event(kind="recovered", severity="info", text="well again after 9.0 s", camera="top", ends=("silent",)))
     sink.write(make_part(1))
     wait_for_text(browser, "word", "GOOD")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 from page_visitor import ask, connect, first_state, get, read_all, visitors
@@ -20,7 +21,10 @@ WaitUntil = Callable[[Callable[[], bool]], None]
 TOKEN = "a token of length"
 
 
-def test_visitors_beyond_the_limit_are_turned_away(page: OperatorPage, wait_until: WaitUntil) -> None:
+def test_visitors_beyond_the_limit_are_turned_away(
+    page: OperatorPage, monkeypatch: pytest.MonkeyPatch, wait_until: WaitUntil
+) -> None:
+    monkeypatch.setattr("rdedge.page.bounded.REQUEST_S", 3600.0)
     crowd = [connect(page) for _ in range(MAX_CONNECTIONS)]
     wait_until(lambda: visitors() == MAX_CONNECTIONS)
     late = [connect(page) for _ in range(20)]
@@ -51,7 +55,6 @@ def test_a_visitor_who_dribbles_is_cut_off(
     monkeypatch.setattr("rdedge.page.bounded.REQUEST_S", 0.5)
     with connect(page) as visitor, connect(page) as idle:
         visitor.settimeout(0.05)
-        wait_until(lambda: visitors() == 2)
 
         def is_cut_off() -> bool:
             try:
@@ -65,6 +68,7 @@ def test_a_visitor_who_dribbles_is_cut_off(
         wait_until(is_cut_off)
         assert read_all(idle) == b""
     wait_until(lambda: visitors() == 0)
+    monkeypatch.undo()
     assert first_state(page)["events"] == []
 
 
@@ -145,9 +149,17 @@ def test_closing_ends_every_connection_and_frees_the_port(
     open_page(port=port)
 
 
+def has_ipv6() -> bool:
+    """Whether this machine's loopback has an IPv6 address; many a container's has none."""
+    with suppress(OSError), socket.socket(socket.AF_INET6) as probe:
+        probe.bind(("::1", 0))
+        return True
+    return False
+
+
 @pytest.mark.parametrize(("bind", "url"), [("localhost", "http://127.0.0.1:"), ("::1", "http://[::1]:")])
 def test_a_name_or_an_ipv6_address_will_do(open_page: OpenPage, bind: str, url: str) -> None:
-    if ":" in bind and not socket.has_ipv6:
+    if ":" in bind and not has_ipv6():
         bind, url = "127.0.0.1", "http://127.0.0.1:"
     page = open_page(bind=bind)
     assert page.url.startswith((url, "http://[::1]:"))

@@ -52,6 +52,13 @@ def _quiet() -> None:
     silence_opencv()
 
 
+@pytest.fixture(autouse=True)
+def _patient_with_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that is merely slow is not taken for one that hangs."""
+    monkeypatch.setattr("rdedge.sinks.lines._CLOSE_S", 60.0)
+    monkeypatch.setattr("rdedge.sinks.held._CLOSE_S", 60.0)
+
+
 def darkness_graph(size_hw: tuple[int, int], batch: int = 1) -> bytes:
     """The tiny model as ONNX bytes."""
     height, width = size_hw

@@ -141,7 +141,7 @@ def test_a_killed_process_leaves_only_a_partial_folder_and_the_next_clears_it(tm
     with subprocess.Popen([sys.executable, "-c", FILL_AND_WAIT, str(out)], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stdout.readline() == b"ready\n"
         process.send_signal(signal.SIGKILL)
-        process.wait(10)
+        process.wait(60)
     assert names(tmp_path) == [f".out.partial-{process.pid}"]
     with new_folder(out):
         pass

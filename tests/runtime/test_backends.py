@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -43,7 +44,11 @@ def test_no_thread_is_busy_between_two_frames(tmp_path: Path) -> None:
         "import sys, time, numpy as np; from rdedge.backends.ort import open_session\n"
         "session = open_session(sys.argv[1])\n"
         "for _ in range(3): session.run(None, {'x': np.zeros((512, 512), np.float32)})\n"
-        "before_s = time.process_time(); time.sleep(0.2); print(time.process_time() - before_s)"
+        "def busy_s():\n"
+        "    session.run(None, {'x': np.zeros((512, 512), np.float32)})\n"
+        "    before_s = time.process_time(); time.sleep(0.2)\n"
+        "    return time.process_time() - before_s\n"
+        "print(min(busy_s() for _ in range(5)))"  # what interrupts the process now and then is charged to it too
     )
     value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [512, 512])
     out = helper.make_tensor_value_info("y", TensorProto.FLOAT, [512, 512])
@@ -51,7 +56,8 @@ def test_no_thread_is_busy_between_two_frames(tmp_path: Path) -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
     command = [sys.executable, "-c", code, str(tmp_path / "model.onnx")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # NumPy's own pool is not meant
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert float(done.stdout) < 0.01
 
 

@@ -61,7 +61,7 @@ def test_a_flipped_bit_is_noticed_wherever_it_is(bundle: Path, name: str) -> Non
     open_bundle(bundle)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.sampled_from(FILES), start=st.floats(0, 1), length=st.integers(0, 40), data=st.binary(max_size=40))
 def test_any_other_damage_is_noticed(bundle: Path, name: str, start: float, length: int, data: bytes) -> None:
     path = bundle / name

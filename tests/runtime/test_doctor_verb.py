@@ -58,6 +58,7 @@ def jetson(tmp_path: Path, gpu: None, monkeypatch: pytest.MonkeyPatch) -> Path:
     write(tmp_path, f"{folder}/scaling_max_freq", "1728000\n")
     say_mode(tmp_path, "MAXN_SUPER", monkeypatch)
     monkeypatch.setattr("cv2.getBuildInformation", lambda: BUILD.format("YES (1.20.3)"))
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=5e10))
     return tmp_path
 
 

@@ -105,3 +105,23 @@ def test_a_camera_that_hands_over_a_backlog_is_not_slow() -> None:
     for _ in range(100):
         pace.add(0.0)
     assert not pace.is_slow
+
+
+@pytest.mark.parametrize("backlog", [11, 19, 60])
+def test_a_pace_is_not_learnt_from_a_backlog(backlog: int) -> None:
+    """As where frames piled up between the opening and the first read."""
+    pace = Pace(None, slow_factor=2.0)
+    for wait_s in [0.0005] * backlog + [0.02] * 300:
+        pace.add(wait_s)
+        assert not pace.is_slow
+    for _ in range(60):
+        pace.add(0.2)
+    assert pace.is_slow
+
+
+def test_a_pace_is_learnt_with_the_pause_that_made_a_backlog() -> None:
+    pace = Pace(None, slow_factor=2.0)
+    for wait_s in [0.02] * 5 + [0.5] + [0.0005] * 24 + [0.02] * 300:
+        pace.add(wait_s)
+        assert not pace.is_slow
+    assert pace.promised_s == pytest.approx(0.02, rel=0.1)

@@ -21,7 +21,7 @@ from rdedge.line.tiles import Tiling
 from rdedge.stream import Stream
 
 Draw = Callable[..., NDArray[np.uint8]]
-WAIT_S = 10.0
+WAIT_S = 60.0
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "fake"])

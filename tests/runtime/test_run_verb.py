@@ -11,11 +11,13 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from free_port import free_port
 from numpy.typing import NDArray
 
 from rdedge.cli import main
@@ -175,6 +177,15 @@ def test_a_region_of_interest_is_judged_and_drawn_in_place(
     assert cv2.imread(str(path)).shape == (200, 300, 3)
 
 
+def shown(terminal_fd: int) -> bytes:
+    """All that was written to a terminal which nobody has open any more; the kernel ends it with an error."""
+    data = b""
+    with suppress(OSError):
+        while chunk := os.read(terminal_fd, 1 << 16):
+            data += chunk
+    return data
+
+
 @pytest.mark.parametrize(
     ("environment", "colours"),
     [({}, True), ({"NO_COLOR": "1"}, False), ({"NO_COLOR": ""}, True), ({"TERM": "dumb"}, False)],
@@ -188,7 +199,7 @@ def test_colours_are_for_terminals_that_want_them(
     clean = {name: value for name, value in os.environ.items() if name != "NO_COLOR"} | {"TERM": "xterm"}
     subprocess.run(command, stdout=theirs, timeout=60, check=True, env=clean | environment)
     os.close(theirs)
-    text = os.read(ours, 1 << 16).decode()
+    text = shown(ours).decode()
     os.close(ours)
     assert ("\033[31mREJECT \033[0m  " in text) == colours
     assert ("\033[32mgood   \033[0m  " in text) == colours
@@ -347,8 +358,8 @@ def test_sigterm_judges_what_waits_and_sums_up(bundle: Path, many_parts: Path, t
 def test_the_page_is_at_the_address_that_was_asked_for(
     bundle: Path, parts: Path, run: Callable[..., list[str]], refused: Refused
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)):
         says = refused("run", bundle, "--source", parts, "--page", f"127.0.0.1:{port}")
         assert f"the operator page cannot be opened at 127.0.0.1 port {port}" in says
     assert run(bundle, parts, "--page", f"127.0.0.1:{port}")[0] == f"operator page at http://127.0.0.1:{port}/"

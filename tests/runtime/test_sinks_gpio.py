@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gpiod
@@ -33,6 +34,8 @@ class Pins:
         self.chip = self.consumer = ""
         self.levels: list[tuple[float, int | str, Value]] = []
         self.fault: OSError | None = None
+        self.faults = 0
+        self.takes_s = 0.0
         self.is_released = False
 
     def request_lines(self, *arguments: Any, **named: Any) -> Pins:
@@ -46,7 +49,10 @@ class Pins:
         assert not self.is_released and isinstance(value, Value)
         assert any(line in lines for lines in self.settings)
         if self.fault is not None:
+            self.faults += 1
             raise self.fault
+        if value is ON:
+            time.sleep(self.takes_s)
         self.levels.append((time.monotonic(), line, value))
 
     def release(self) -> None:
@@ -87,7 +93,7 @@ def make(events: list[Event]) -> Iterator[MakeSink]:
     yield open_sink
     for sink in opened:
         sink.close()
-    assert not any(thread.name == "rdedge-gpio" for thread in threading.enumerate())
+    wait_until(lambda: not any(thread.name == "rdedge-gpio" for thread in threading.enumerate()))
 
 
 @pytest.mark.parametrize("active_low", [False, True])
@@ -109,16 +115,38 @@ def test_a_reject_is_one_pulse_of_its_length(pins: Pins, make: MakeSink) -> None
     assert end_s - start_s >= 0.2
 
 
-def test_a_reject_within_the_pulse_prolongs_it(pins: Pins, make: MakeSink) -> None:
-    sink = make(pulse_s=0.4)
+def test_a_pulse_lasts_its_length_from_when_the_pin_is_active(pins: Pins, make: MakeSink) -> None:
+    pins.takes_s = 0.1
+    make(pulse_s=0.2).write(inspection())
+    wait_until(lambda: pins.of(17)[-2:] == [ON, OFF])
+    (start_s, _, _), (end_s, _, _) = pins.levels[-2:]
+    assert end_s - start_s >= 0.2
+
+
+def test_a_reject_within_the_pulse_prolongs_it(pins: Pins, make: MakeSink, monkeypatch: pytest.MonkeyPatch) -> None:
+    ahead_s = 0.0
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + ahead_s)
+    monkeypatch.setattr("rdedge.sinks.gpio.time", clock)
+    monkeypatch.setattr("rdedge.sinks.gpio._HEARTBEAT_S", 0.01)
+
+    def wait_for_beats() -> None:
+        """The sink looks at the clock at every beat."""
+        beats = len(pins.of("BEAT"))
+        wait_until(lambda: len(pins.of("BEAT")) >= beats + 2)
+
+    sink = make(pulse_s=1000.0, heartbeat_line="BEAT")
     sink.write(inspection())
     wait_until(lambda: ON in pins.of(17))
-    time.sleep(0.2)
+    wait_for_beats()
+    ahead_s = 600.0
     sink.write(inspection())
-    wait_until(lambda: pins.of(17)[-2:] == [ON, OFF])
+    wait_for_beats()
+    ahead_s = 1400.0
+    wait_for_beats()
+    assert pins.of(17)[-1] == ON
+    ahead_s = 2000.0
+    wait_until(lambda: pins.of(17)[-1] == OFF)
     assert pins.of(17).count(ON) == 1
-    (_, start_s), (_, end_s) = ((value, at_s) for at_s, _, value in pins.levels[-2:])
-    assert end_s - start_s >= 0.6
 
 
 def test_each_reject_has_its_pulse(pins: Pins, make: MakeSink) -> None:
@@ -158,8 +186,10 @@ def test_a_pin_that_cannot_be_set_is_told_once_and_tried_again(pins: Pins, make:
     wait_until(lambda: bool(pins.levels))
     pins.fault = OSError(5, "Input/output error")
     for _ in range(3):
+        faults = pins.faults
         sink.write(inspection())
-        time.sleep(0.05)
+        wait_until(lambda faults=faults: pins.faults > faults)
+    wait_until(lambda: bool(events))
     assert [(event.kind, event.severity) for event in events] == [("sink-away", "error")]
     assert "/dev/gpiochip0, line 17 cannot be set (Input/output error)" in events[0].text
     pins.fault = None

@@ -14,11 +14,13 @@ from pathlib import Path
 
 import pytest
 from broker_outage import Consumer
+from paho.mqtt import client as paho
+from paho.mqtt.enums import CallbackAPIVersion
 from sink_parts import TIMEOUT_S, Broker, inspection, wait_until
 
 from rdedge.errors import MissingExtraError, UsageError
 from rdedge.events import Event
-from rdedge.sinks.mqtt import MqttSink
+from rdedge.sinks.mqtt import MqttSink, stop_loop
 from rdedge.sinks.tls import client_context
 
 MakeSink = Callable[..., MqttSink]
@@ -69,7 +71,7 @@ def test_verdicts_alarms_and_status_have_their_topics(broker: Broker, consumer: 
     sink.write(inspection(1, part_id="P-1"))
     sink.event(Event(kind="silent", severity="error", text="no frame", camera="top"))
     sink.write(inspection(2, is_anomalous=False))
-    consumer.wait_for(3)
+    wait_until(lambda: len(consumer.ids) == 3)
     sink.close()
     wait_until(lambda: len(of_topic(consumer, "plant/7/top/status")) == 2)
     records = [json.loads(body) for body in of_topic(consumer, "plant/7/top/verdict")]
@@ -111,15 +113,18 @@ def test_a_killed_line_is_told_by_its_last_will(broker: Broker, consumer: Consum
 
 def test_a_broker_that_comes_later_gets_everything(tmp_path: Path, make: MakeSink, events: list[Event]) -> None:
     broker = Broker(tmp_path)
+    broker.start()
+    consumer = Consumer(broker.port)
+    broker.stop()
     sink = make(broker.port)
+    wait_until(lambda: "nobody" in sink._trouble)
     for index in range(200):
         sink.write(inspection(index, size_hw=(16, 16)))
     wait_until(lambda: [event.kind for event in events] == ["sink-away"])
     assert f"mqtt://127.0.0.1:{broker.port}: nobody answers there" in events[0].text
     broker.start()
-    consumer = Consumer(broker.port)
     try:
-        consumer.wait_for(200)
+        wait_until(lambda: len(consumer.ids) == 200)
         assert set(consumer.ids) == {f"s/top/{i}" for i in range(200)}
         wait_until(lambda: [event.kind for event in events] == ["sink-away", "sink-back"])
     finally:
@@ -131,7 +136,8 @@ def test_a_broker_that_comes_later_gets_everything(tmp_path: Path, make: MakeSin
 def test_a_broker_that_hangs_delays_neither_verdict_nor_end(broker: Broker, consumer: Consumer, make: MakeSink) -> None:
     sink = make(broker.port)
     sink.write(inspection(0))
-    consumer.wait_for(1)
+    wait_until(lambda: len(consumer.ids) == 1)
+    wait_until(lambda: sink.outbox.waiting == 0)
     os.kill(broker.pid, signal.SIGSTOP)
     try:
         for index in range(1, 500):
@@ -144,7 +150,7 @@ def test_a_broker_that_hangs_delays_neither_verdict_nor_end(broker: Broker, cons
         os.kill(broker.pid, signal.SIGCONT)
     wait_until(lambda: not any("rdedge" in thread.name for thread in threading.enumerate()))
     again = make(broker.port)
-    consumer.wait_for(500)
+    wait_until(lambda: len(consumer.ids) == 500)
     assert set(consumer.ids) == {f"s/top/{i}" for i in range(500)}
     again.close()
 
@@ -200,3 +206,20 @@ def test_without_paho_the_extra_is_named(make: MakeSink, monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "paho.mqtt", None)
     with pytest.raises(MissingExtraError, match=r"MQTT needs paho .*; pip install 'rdedge\[mqtt\]'"):
         make(1)
+
+
+def test_a_thread_that_ends_while_it_is_being_ended_is_no_error() -> None:
+    class Raced(paho.Client):
+        """Its thread is there when it is first looked at, and gone the next time."""
+
+        reads = 0
+
+        def __getattribute__(self, name: str) -> object:
+            if name == "_thread":
+                self.reads += 1
+                return threading.current_thread if self.reads == 1 else None
+            return super().__getattribute__(name)
+
+    with pytest.raises(AttributeError, match="join"):
+        Raced(CallbackAPIVersion.VERSION2).loop_stop()
+    stop_loop(Raced(CallbackAPIVersion.VERSION2))

@@ -60,8 +60,10 @@ def events() -> list[Event]:
 
 
 @pytest.fixture
-def make(tmp_path: Path, receiver: Receiver, events: list[Event]) -> Iterator[MakeOutbox]:
-    """Opens outboxes on one spool, and closes them in the end."""
+def make(
+    tmp_path: Path, receiver: Receiver, events: list[Event], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[MakeOutbox]:
+    """Opens outboxes on one spool, and closes them in the end: their threads all end, for no receiver here hangs."""
     opened: list[Outbox] = []
 
     def open_outbox(max_bytes: int = 1 << 20, drain_s: float = 0.0, batch: int = 10) -> Outbox:
@@ -76,6 +78,8 @@ def make(tmp_path: Path, receiver: Receiver, events: list[Event]) -> Iterator[Ma
             longest_pause_s=0.5,
             drain_s=drain_s,
         )
+        join = outbox._thread.join
+        monkeypatch.setattr(outbox._thread, "join", lambda _timeout_s: join(TIMEOUT_S))
         opened.append(outbox)
         return outbox
 

@@ -16,7 +16,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from sink_parts import TIMEOUT_S, free_port, inspection, wait_until
+from free_port import free_port
+from sink_parts import TIMEOUT_S, inspection, wait_until
 
 from rdedge.errors import UsageError
 from rdedge.events import Event
@@ -69,6 +70,7 @@ class Server(ThreadingHTTPServer):
         self.headers: list[dict[str, str]] = []
         self.paths: list[str] = []
         self.connections = 0
+        self.ends = threading.Event()
         super().__init__(("127.0.0.1", port), Handler)
         self._thread = threading.Thread(target=self.serve_forever, args=(0.01,))
         self._thread.start()
@@ -84,6 +86,7 @@ class Server(ThreadingHTTPServer):
         return [record["id"] for body in self.bodies for record in json.loads(body)["verdicts"]]
 
     def stop(self) -> None:
+        self.ends.set()
         self.shutdown()
         self._thread.join()
         self.server_close()
@@ -109,8 +112,9 @@ def make(tmp_path: Path, events: list[Event]) -> Iterator[MakeSink]:
     opened: list[WebhookSink] = []
 
     def open_sink(url: str, **options: object) -> WebhookSink:
-        plain = {"session": "s", "camera": "top", "on_event": events.append, "drain_s": 5.0}
-        opened.append(WebhookSink(url=url, spool=tmp_path / "spool", **plain | options))
+        plain = {"session": "s", "camera": "top", "on_event": events.append}
+        times = {"timeout_s": TIMEOUT_S, "drain_s": TIMEOUT_S}
+        opened.append(WebhookSink(url=url, spool=tmp_path / "spool", **plain | times | options))
         return opened[-1]
 
     yield open_sink
@@ -161,7 +165,7 @@ def reset(handler: Handler) -> None:
 
 
 def say_nothing(handler: Handler) -> None:
-    time.sleep(3)
+    handler.server.ends.wait()
     handler.close_connection = True
 
 
@@ -187,23 +191,23 @@ def promise_more(handler: Handler) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "told"),
+    ("fault", "timeout_s", "told"),
     [
-        (lambda handler: handler.answer(500), "500 Internal Server Error"),
-        (lambda handler: handler.answer(401), "401 Unauthorized"),
-        (redirect, "301 Moved Permanently: redirects are not followed"),
-        (reset, "Connection reset by peer|Remote end closed connection"),
-        (say_nothing, "timed out|no whole answer"),
-        (drip, r"no whole answer within 1\.0 s"),
-        (talk_nonsense, "SSH-2.0"),
+        (lambda handler: handler.answer(500), TIMEOUT_S, "500 Internal Server Error"),
+        (lambda handler: handler.answer(401), TIMEOUT_S, "401 Unauthorized"),
+        (redirect, TIMEOUT_S, "301 Moved Permanently: redirects are not followed"),
+        (reset, TIMEOUT_S, "Connection reset by peer|Remote end closed connection"),
+        (say_nothing, 1.0, r"timed out|no whole answer within 1\.0 s"),
+        (drip, 1.0, r"timed out|no whole answer within 1\.0 s"),
+        (talk_nonsense, TIMEOUT_S, "SSH-2.0"),
     ],
     ids=["500", "401", "301", "reset", "silent", "dripping", "nonsense"],
 )
 def test_a_fault_is_told_once_and_the_records_come_again(
-    server: Server, make: MakeSink, events: list[Event], fault: Fault, told: str
+    server: Server, make: MakeSink, events: list[Event], fault: Fault, timeout_s: float, told: str
 ) -> None:
     server.faults = [fault, fault]
-    sink = make(server.url, timeout_s=1.0)
+    sink = make(server.url, timeout_s=timeout_s)
     sink.write(inspection(1))
     wait_until(lambda: sink.outbox.counts.delivered == 1)
     sink.write(inspection(2))
@@ -250,12 +254,12 @@ def test_a_server_that_closes_idle_connections_costs_nothing(
     assert events == []
 
 
-def test_a_server_that_comes_later_gets_everything(make: MakeSink) -> None:
+def test_a_server_that_comes_later_gets_everything(make: MakeSink, events: list[Event]) -> None:
     port = free_port()
     sink = make(f"http://127.0.0.1:{port}/")
     for index in range(100):
         sink.write(inspection(index, size_hw=(16, 16)))
-    time.sleep(0.3)
+    wait_until(lambda: bool(events))
     server = Server(port)
     try:
         wait_until(lambda: sink.outbox.waiting == 0)

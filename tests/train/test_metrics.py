@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.ndimage import label
@@ -21,8 +21,6 @@ from rdedge_train.metrics import au_pro, auroc, best_f1, f1_at, localisation, pi
 Maps = list[NDArray[np.float32]]
 Masks = list[NDArray[np.bool_]]
 
-# Reproducible, and no time limit for one example on a busy machine.
-PROPERTY = settings(derandomize=True, deadline=None, max_examples=100)
 MONOTONE = {
     "line": lambda x: 3.0 * x - 40.0,
     "cube": lambda x: (x - 5.0) ** 3,
@@ -169,7 +167,6 @@ def arrays(rows: list[tuple[int, bool]]) -> tuple[NDArray[np.float64], NDArray[n
     return np.array(scores, dtype=np.float64), np.array(is_defective)
 
 
-@PROPERTY
 @given(CASES)
 def test_auroc_and_curve_equal_sklearns(rows: list[tuple[int, bool]]) -> None:
     scores, is_defective = arrays(rows)
@@ -178,7 +175,6 @@ def test_auroc_and_curve_equal_sklearns(rows: list[tuple[int, bool]]) -> None:
     np.testing.assert_allclose(roc_curve(scores, is_defective), (fpr, tpr), atol=1e-12)
 
 
-@PROPERTY
 @given(CASES)
 def test_auroc_is_symmetric(rows: list[tuple[int, bool]]) -> None:
     scores, is_defective = arrays(rows)
@@ -189,7 +185,6 @@ def test_auroc_is_symmetric(rows: list[tuple[int, bool]]) -> None:
 
 
 @pytest.mark.parametrize("transform", MONOTONE.values(), ids=MONOTONE)
-@PROPERTY
 @given(rows=CASES)
 def test_metrics_see_only_the_order_of_scores(
     transform: Callable[[NDArray[np.float64]], NDArray[np.float64]], rows: list[tuple[int, bool]]
@@ -203,7 +198,6 @@ def test_metrics_see_only_the_order_of_scores(
     assert au_pro(after, [is_defective.reshape(shape)]) == au_pro(before, [is_defective.reshape(shape)])
 
 
-@PROPERTY
 @given(CASES)
 def test_best_f1_beats_every_threshold_and_is_reached_at_its_own(rows: list[tuple[int, bool]]) -> None:
     scores, is_defective = arrays(rows)

@@ -6,7 +6,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.error import URLError
 
@@ -53,8 +53,14 @@ def run_reference(size: str, frame: Tensor, state: dict[str, Tensor]) -> list[Te
     return [outputs[stride] for stride in (4, 8, 16, 32)]
 
 
+def assert_equal(features: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+    """But for the last bits: the reference pads apart, and another kernel may sum in another order."""
+    for ours, theirs in zip(features, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6 * float(theirs.abs().max()))
+
+
 @pytest.mark.parametrize("with_last_stage", [False, True], ids=["3 levels", "4 levels"])
-def test_lite0_features_equal_the_reference_package_to_the_bit(with_last_stage: bool) -> None:
+def test_lite0_features_equal_the_reference_package(with_last_stage: bool) -> None:
     teacher = Teacher("edge-lite0", with_last_stage=with_last_stage)
     used = load_teacher_weights(teacher, "edge-lite0", "imagenet")
     assert re.fullmatch(rf"{LITE0_FILE.name} sha256:[0-9a-f]{{64}}", used)
@@ -62,7 +68,7 @@ def test_lite0_features_equal_the_reference_package_to_the_bit(with_last_stage: 
     expected = run_reference("lite0", random_frame(), torch.load(LITE0_FILE, weights_only=True))
     assert len(features) == 3 + with_last_stage
     assert [f.shape[1] for f in features] == list(teacher.level_channels)
-    assert all(torch.equal(a, b) for a, b in zip(features, expected[: len(features)], strict=True))
+    assert_equal(features, expected[: len(features)])
 
 
 @pytest.mark.parametrize("size", EDGE_SIZES)
@@ -73,7 +79,7 @@ def test_every_lite_size_is_the_reference_network(size: str, tmp_path: Path) -> 
     teacher = Teacher(f"edge-{size}", with_last_stage=True)
     load_teacher_weights(teacher, f"edge-{size}", str(tmp_path / "weights.pth"))
     expected = run_reference(size, random_frame(), state)
-    assert all(torch.equal(a, b) for a, b in zip(teacher(random_frame()), expected, strict=True))
+    assert_equal(teacher(random_frame()), expected)
 
 
 def test_resnet_features_equal_torchvision_with_its_own_normalisation(tmp_path: Path) -> None:

@@ -74,7 +74,8 @@ def test_says_what_was_done_and_what_comes_next(
     assert (again.out, again.err) == (first, "")
 
 
-def test_help_names_every_model(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_names_every_model(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")  # names are broken at their hyphens where it is narrow
     with pytest.raises(SystemExit) as caught:
         main(["train", "--help"])
     assert caught.value.code == 0

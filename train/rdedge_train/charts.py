@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rdedge.report_page import axis_ticks
 from rdedge_train.metrics import auroc, roc_curve
 
 _BARS = 40
@@ -93,16 +93,12 @@ def _bars(kind: str, counts: Sequence[int], base: float, bar_h: float, low: floa
 
 
 def _x_axis(low: float, high: float, title: str) -> str:
-    """Line, title and three to eight round numbers."""
-    span = high - low
-    power = 10.0 ** math.floor(math.log10(span / 3))
-    step = max(multiple * power for multiple in (1, 2, 5) if multiple * power <= span / 3)
-    decimals = max(0, -math.floor(math.log10(step)))
+    """Line, title and round numbers."""
     axis = f'<line class="axis" x1="{_LEFT}" x2="{_RIGHT}" y1="{_BOTTOM}" y2="{_BOTTOM}"/>'
-    for k in range(math.ceil(low / step), math.floor(high / step) + 1):
-        x = _LEFT + (k * step - low) / span * (_RIGHT - _LEFT)
+    for share, text in axis_ticks(low, high):
+        x = _LEFT + share * (_RIGHT - _LEFT)
         axis += f'<line class="axis" x1="{x:.2f}" x2="{x:.2f}" y1="{_BOTTOM}" y2="{_BOTTOM + 4}"/>'
-        axis += f'<text class="tick" x="{x:.2f}" y="{_BOTTOM + 18}" text-anchor="middle">{k * step:.{decimals}f}</text>'
+        axis += f'<text class="tick" x="{x:.2f}" y="{_BOTTOM + 18}" text-anchor="middle">{text}</text>'
     return axis + f'<text x="{(_LEFT + _RIGHT) / 2}" y="{_CHART_H - 8}" text-anchor="middle">{title}</text>'
 
 

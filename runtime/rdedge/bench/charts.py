@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
+
+from rdedge.report_page import axis_ticks
 
 _W, _H = 480, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 466, 26, 174
@@ -66,19 +67,14 @@ def _thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _axis(which: str, low: float, high: float, title: str) -> str:
     """Line, title and round numbers."""
-    span = high - low
-    power = 10.0 ** math.floor(math.log10(span / 3))
-    step = max(multiple * power for multiple in (1, 2, 5) if multiple * power <= span / 3)
-    decimals = max(0, -math.floor(math.log10(step)))
     ends = f'x1="{_LEFT}" y1="{_BOTTOM}" x2="{_RIGHT if which == "x" else _LEFT}"'
     axis = f'<line class="axis" {ends} y2="{_BOTTOM if which == "x" else _TOP}"/>'
-    for k in range(math.ceil(low / step), math.floor(high / step) + 1):
-        share = (k * step - low) / span
+    for share, text in axis_ticks(low, high):
         if which == "x":
             at = f'x="{_LEFT + share * (_RIGHT - _LEFT):.2f}" y="{_BOTTOM + 18}" text-anchor="middle"'
         else:
             at = f'x="{_LEFT - 7}" y="{_BOTTOM - share * (_BOTTOM - _TOP) + 4:.2f}" text-anchor="end"'
-        axis += f"<text {at}>{k * step:.{decimals}f}</text>"
+        axis += f"<text {at}>{text}</text>"
     if which == "x":
         return axis + f'<text x="{(_LEFT + _RIGHT) / 2}" y="{_H - 6}" text-anchor="middle">{title}</text>'
     return axis + f'<text x="{_LEFT - 40}" y="{_TOP - 10}">{title}</text>'

@@ -20,6 +20,7 @@ _START_S = 180.0  # for the engine to be loaded and the cameras to be opened
 _SILENT_S = 15.0  # without an answer: the line is gone, or hangs
 _POLL_S = 0.5
 _REQUEST_S = 5.0
+_RECOVERY_S = 5.0  # for a camera that is down at the end: one hiccup is no loss
 _BACK = "see the line's log on the board"
 _SAMPLE = re.compile(r"^rdedge_(\w+)(?:\{(.*)\})? (\S+)$", re.M)
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
@@ -93,12 +94,13 @@ class Expected:
 def watch(ask: Callable[[], Look | None], expected: Expected) -> str:
     """Look at the line until its first ``seconds`` are over; returns what was seen. Raises DeployError at the first
     sign that the bundle does not do: the line stays away or hangs, starts anew, judges by another bundle, loses a
-    camera that was well before, rejects more than ``max_reject_rate``, or judges none of the frames that come."""
+    camera that was well before (one that is down at the end may come back within seconds), rejects more than
+    ``max_reject_rate``, or judges none of the frames that come."""
     seen = _first(ask, expected)
     answered_s = time.monotonic()
     ends_s = answered_s + expected.seconds
-    while time.monotonic() < ends_s:
-        time.sleep(min(_POLL_S, max(0.0, ends_s - time.monotonic())))
+    while (left_s := ends_s - time.monotonic()) > 0.0 or (left_s > -_RECOVERY_S and _lost(seen, expected)):
+        time.sleep(min(_POLL_S, left_s) if left_s > 0.0 else _POLL_S)
         now = ask()
         if now is None or not now.is_turning:
             if time.monotonic() - answered_s > _SILENT_S:
@@ -139,9 +141,13 @@ def _check_rejects(now: Look, expected: Expected) -> None:
         )
 
 
+def _lost(seen: Look, expected: Expected) -> list[str]:
+    """Cameras that were well before and are not."""
+    return sorted(expected.before.cameras_up - seen.cameras_up) if expected.before is not None else []
+
+
 def _verdict(seen: Look, expected: Expected) -> str:
-    lost = sorted(expected.before.cameras_up - seen.cameras_up) if expected.before is not None else []
-    if lost:
+    if lost := _lost(seen, expected):
         raise DeployError(f"cameras that were well before are not: {', '.join(lost)}", remedy=_BACK)
     if seen.skipped and not seen.judged:
         raise DeployError(f"{seen.skipped} frames came and none could be judged", remedy=_BACK)

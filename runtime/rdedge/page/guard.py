@@ -43,7 +43,8 @@ class Guard:
 
         Any other name may be one that an attacker's page made to point here (DNS rebinding); an address cannot be.
         """
-        name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
+        before, colon, port = host.rpartition(":")
+        name = before if colon and port.isdecimal() else host
         if name.lower() in self._names:
             return True
         try:

@@ -79,15 +79,16 @@ class GpioSink:
         while True:
             with self._changed:
                 now_s = time.monotonic()
-                if self._is_wanted:
-                    self._active_until_s, self._is_wanted = now_s + self._pulse_s, False
-                is_active = now_s < self._active_until_s
+                is_wanted, self._is_wanted = self._is_wanted, False
+                is_active = is_wanted or now_s < self._active_until_s
                 if self._is_closing and not is_active:
                     break
             wanted = {self._line: is_active}
             if self._heartbeat_line is not None:
                 wanted[self._heartbeat_line] = int(now_s / _HEARTBEAT_S) % 2 == 1
             levels |= self._set({line: level for line, level in wanted.items() if levels.get(line) != level})
+            if is_wanted:  # from when the pin is set, so that no pulse is shorter
+                self._active_until_s = time.monotonic() + self._pulse_s
             self._wait(self._active_until_s if is_active else None)
         self._set(dict.fromkeys(levels, False))
         self._request.release()

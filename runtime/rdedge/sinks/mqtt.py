@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +96,7 @@ class MqttSink(SpooledSink):
                 self._client.publish(self._status, "offline", qos=1, retain=True).wait_for_publish(_ACK_WAIT_S)
             self._client.disconnect()
             # It waits for the last acknowledgement, which a broker that hangs never sends.
-            stopping = threading.Thread(target=self._client.loop_stop, name="rdedge-mqtt-stop", daemon=True)
+            stopping = threading.Thread(target=stop_loop, args=(self._client,), name="rdedge-mqtt-stop", daemon=True)
             stopping.start()
             stopping.join(_STOP_S)
 
@@ -145,3 +146,12 @@ class MqttSink(SpooledSink):
         if count == 0 and self._trouble:
             raise SinkError(f"{self._address}: {self._trouble}", remedy="check the broker and the network")
         return count
+
+
+def stop_loop(client: Client) -> None:
+    """Ends a client's thread. paho's own fails where the thread ends while it is being ended; then it has ended.
+
+    Source: https://github.com/eclipse-paho/paho.mqtt.python/issues/872
+    """
+    with suppress(AttributeError):
+        client.loop_stop()

@@ -29,7 +29,8 @@ class DeviceClock:
             self._previous_s, self._offset_s = self._offset_s, offset_s
             self._started_s = arrived_s
         self._offset_s = min(self._offset_s, offset_s)
-        return device_s + min(self._offset_s, self._previous_s)
+        # The sum is rounded, and could lie a hair after its arrival.
+        return min(arrived_s, device_s + min(self._offset_s, self._previous_s))
 
 
 class GapCounter:

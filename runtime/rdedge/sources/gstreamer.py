@@ -107,7 +107,8 @@ class GStreamerCamera:
             self.close()
             raise fault
         clock = self._pipeline.get_clock()
-        if clock is not None and abs(clock.get_time() / gst.SECOND - time.monotonic()) < _SAME_CLOCK_S:
+        earliest_s = time.monotonic() - _SAME_CLOCK_S
+        if clock is not None and earliest_s <= clock.get_time() / gst.SECOND <= time.monotonic() + _SAME_CLOCK_S:
             self._offset_s = self._pipeline.get_base_time() / gst.SECOND
 
     def _fault(self, kind: str, text: str) -> CameraFault:

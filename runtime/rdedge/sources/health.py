@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from dataclasses import dataclass
 
 import numpy as np
@@ -106,24 +105,28 @@ class PictureCheck:
 class Pace:
     """The time between frames, against what the device promises or what it kept at first."""
 
-    _FIRST = 20
+    _FIRST, _FIRST_S = 20, 2.0
 
     def __init__(self, fps: float | None, slow_factor: float):
-        """``fps`` None, not finite or not positive: the median of the first frames counts."""
+        """``fps`` None, not finite or not positive: the mean of the first counts, 20 frames and 2 s at least, as those
+        that had piled up before come at once.
+        """
         is_known = fps is not None and math.isfinite(fps) and fps > 0.0
         self.promised_s = 1.0 / fps if is_known and fps else None
         self.interval_s = self.promised_s or 0.0
         self.is_slow = False
         self._slow_factor = slow_factor
-        self._first_waits_s: list[float] = []
+        self._frames = 0
+        self._waited_s = 0.0
 
     def add(self, waited_s: float) -> None:
         """``waited_s``: how long the source took for one frame, without the time its taker kept it waiting."""
         if self.promised_s is None:
-            self._first_waits_s.append(waited_s)
-            self.interval_s = max(self._first_waits_s)
-            if len(self._first_waits_s) == self._FIRST:
-                self.promised_s = self.interval_s = statistics.median(self._first_waits_s)
+            self._frames += 1
+            self._waited_s += waited_s
+            self.interval_s = max(self.interval_s, waited_s)
+            if self._frames >= self._FIRST and self._waited_s >= self._FIRST_S:
+                self.promised_s = self.interval_s = self._waited_s / self._frames
             return
         self.interval_s += 0.05 * (waited_s - self.interval_s)  # settles within some 50 frames
         limit = self._slow_factor * (0.75 if self.is_slow else 1.0)

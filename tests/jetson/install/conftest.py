@@ -79,7 +79,7 @@ class Board:
         return done
 
     def killed(self, marker: str) -> None:
-        """Installs until the log says ``marker``, then kills the installer and all its children."""
+        """Installs until the log says ``marker``, then kills the installer with all its children."""
         self.path("/var/log/rdedge-install.log").unlink(missing_ok=True)
         process = subprocess.Popen(
             self.command("bash", str(INSTALLER), "--wheels", str(self.wheels)),
@@ -97,6 +97,7 @@ class Board:
         finally:
             os.killpg(process.pid, SIGKILL)
             process.wait()
+        assert self.run("flock", "/run/lock/rdedge-install.lock", "true").returncode == 0
 
     def path(self, path: str) -> Path:
         return self.root / path.lstrip("/")

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from camera_servers import MjpegServer, free_port, showing_levels
+from camera_servers import MjpegServer, showing_levels
 from engine_bundles import write_bundle
+from free_port import free_port
 
 from rdedge.bundle import open_bundle
 from rdedge.deploy.messages import GO, File, Order, encode
@@ -50,6 +51,7 @@ port = {port}
 name = "top"
 uri = "{uri}"
 policy = "latest"
+watch = {{ slow_factor = 1000.0, silent_s = 60.0 }}
 """
 
 

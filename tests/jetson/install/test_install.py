@@ -62,6 +62,7 @@ def assert_is_whole(board: Any) -> None:
     assert version.returncode == 0 and version.stdout.startswith("rdedge "), version.stderr
     user = board.run("id", "rdedge")
     assert {"video", "render", "gpio", "i2c"} <= set(re.findall(r"\((.*?)\)", user.stdout)), user.stdout
+    assert board.run("id", "-gn", "rdedge").stdout == "rdedge\n"
     lines, data = (board.path(name).stat() for name in ("/etc/rdedge", "/var/lib/rdedge"))
     assert (stat.S_IMODE(lines.st_mode), lines.st_uid) == (0o750, 0)
     assert stat.S_IMODE(data.st_mode) == 0o750 and data.st_uid != 0
@@ -105,7 +106,7 @@ def test_install_again_and_uninstall(board: Any) -> None:
 
     board.install("--uninstall", "--purge")
     assert board.changes(*BOOKS) == set()
-    assert board.run("id", "rdedge").returncode != 0
+    assert board.run("id", "rdedge").returncode != 0 and board.run("getent", "group", "rdedge").returncode != 0
     assert not board.path("/etc/rdedge").exists() and not board.path("/var/lib/rdedge").exists()
 
 
@@ -147,6 +148,16 @@ def test_killed_at_many_moments_and_run_again(board: Any) -> None:
             assert not path.exists() or path.read_bytes() == (ROOT / "jetson" / source).read_bytes()
         if board.path("/opt/rdedge/venv").is_symlink():
             assert python(board, "import rdedge.cli, cv2, tensorrt, pycuda.driver; print(1)") == "1"
+    board.install()
+    assert_is_whole(board)
+
+
+def test_a_user_without_its_group_is_given_one(board: Any) -> None:
+    """As useradd leaves it that is killed before it writes groups; the number may be another group's by now."""
+    assert board.run("useradd", "--system", "--user-group", "rdedge").returncode == 0
+    number = board.run("id", "-g", "rdedge").stdout.strip()
+    assert board.run("groupdel", "--force", "rdedge").returncode == 0
+    assert board.run("groupadd", "--gid", number, "newcomer").returncode == 0
     board.install()
     assert_is_whole(board)
 

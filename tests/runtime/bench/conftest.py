@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
+from shlex import quote
 
 import pytest
 
@@ -19,13 +19,12 @@ def play_tegrastats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable
         folder.mkdir()
         program = folder / "tegrastats"
         program.write_text(
-            f"#!{sys.executable}\n"
-            "import itertools, os, sys, time\n"
-            f"open({str(folder / 'pid')!r}, 'w').write(str(os.getpid()))\n"
-            "assert sys.argv[1] == '--interval', sys.argv\n"
-            f"for line in itertools.cycle({lines!r}):\n"
-            "    print(line, flush=True)\n"
-            "    time.sleep(int(sys.argv[2]) / 1e3)\n"
+            "#!/bin/sh\n"
+            f"echo $$ > {quote(str(folder / 'pid'))}\n"
+            'test "$1 $2" = "--interval 100" || exit 1\n'
+            "while true; do\n"
+            + "".join(f"    printf '%s\\n' {quote(line)}\n    sleep 0.1 > /dev/null\n" for line in lines)
+            + "done\n"
         )
         program.chmod(0o755)
         monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")

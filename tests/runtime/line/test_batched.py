@@ -23,7 +23,7 @@ from rdedge.line.masks import Mask
 from rdedge.line.tiles import Tiling
 
 GOOD, BAD = 204, 51
-WAIT_S = 20.0
+WAIT_S = 60.0
 SMALL = Rules(mask=Mask(roi_xywh=(0, 0, 64, 40)))  # which bad frames of a scripted source are too small for
 
 MakeLane = Callable[..., Lane]
@@ -146,11 +146,11 @@ def test_a_frame_never_waits_for_others_to_fill_its_batch(make_lane: MakeLane, s
             waited.append(source.gates[index + 1].is_set())
             source.gates[index + 1].set()
         elif lane.name == "top":
+            until(lambda: hanging_lane.stream.counts.offered == 1)
             hanging.close()
 
-    counts = run(
-        make_lane(source), make_lane(hanging, name="hanging"), make_lane(scripted([]), name="e"), on_shown=note
-    )
+    hanging_lane = make_lane(hanging, name="hanging")
+    counts = run(make_lane(source), hanging_lane, make_lane(scripted([]), name="e"), on_shown=note)
     assert [count.judged for count in counts] == [12, 1, 0] and waited == [False] * 11
 
 

@@ -140,7 +140,7 @@ def test_light_contrast_and_focus_are_measured_in_grey_levels() -> None:
     board = np.zeros((64, 64, 3), np.uint8)
     board[::2, 1::2] = board[1::2, ::2] = 200
     measures = measure_frame(board)
-    assert (measures.brightness, measures.contrast) == (100.0, 100.0)
+    assert (measures.brightness, measures.contrast) == pytest.approx((100.0, 100.0), abs=1e-6)
     assert measures.sharpness == pytest.approx(800.0)
     blurred = measure_frame(cv2.GaussianBlur(board, (9, 9), 3).astype(np.uint8))
     assert blurred.brightness == pytest.approx(100.0, abs=1.0) and blurred.sharpness < 10.0

@@ -7,10 +7,12 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from sink_parts import wait_until
 
 from rdedge.errors import SourceError, UsageError
 from rdedge.events import Event
@@ -35,7 +37,8 @@ def line(make_lane: Callable[..., Lane], scripted: Any, list_sink: Any) -> list[
 
 
 @pytest.fixture
-def server(line: list[Lane]) -> Iterator[HealthServer]:
+def server(line: list[Lane], monkeypatch: pytest.MonkeyPatch) -> Iterator[HealthServer]:
+    monkeypatch.setattr("rdedge.line.health._STALLED_S", 600.0)
     announcer = Announcer()
     announcer(Event(kind="silent", severity="error", text="x", camera='to"p'))
     server = HealthServer("127.0.0.1", 0, Health(line, announcer))
@@ -104,9 +107,12 @@ def test_health_says_which_camera_and_why(server: HealthServer, line: list[Lane]
 
 def test_a_loop_that_stands_still_is_not_well(line: list[Lane], monkeypatch: pytest.MonkeyPatch) -> None:
     line[1].fault = None
+    now_s = 1000.0
+    monkeypatch.setattr("rdedge.line.health.time", SimpleNamespace(monotonic=lambda: now_s))
     health = Health(line, Announcer())
+    now_s += 9.0
     assert health.report()[0]
-    health._pulse_s -= 11.0
+    now_s += 2.0
     is_well, report = health.report()
     assert not is_well and report["loop"] == "stalled"
     health.pulse()
@@ -120,8 +126,9 @@ def test_other_paths_and_taken_ports_are_refused(server: HealthServer, line: lis
 
 
 def test_the_server_leaves_no_thread(line: list[Lane]) -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())
     server = HealthServer("localhost", 0, Health(line, Announcer()))
     assert get(server, "/metrics")[0] == 200
     server.close()
-    assert threading.active_count() == before
+    assert not server._thread.is_alive()
+    wait_until(lambda: set(threading.enumerate()) <= before)  # that of the answer ends by itself

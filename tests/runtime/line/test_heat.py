@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from free_port import free_port
 from prometheus_client.parser import text_string_to_metric_families
 
 from rdedge.board.thermal import read_heat
@@ -180,10 +180,7 @@ def test_a_line_says_it_and_shows_it(board: Path, site: Path, monkeypatch: pytes
     monkeypatch.setattr("rdedge.line.line.HeatWatch", lambda on_event: HeatWatch(on_event, root=board, every_s=0.01))
     text = 'out = "out"\nbundle = "bundle"\nbackend = "fake"\n[metrics]\nport = {}\n'
     text += '[[camera]]\nname = "top"\nuri = "folder:many"\npolicy = "every"\n'
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        text = text.format(free.getsockname()[1])
-    (site / "line.toml").write_text(text)
+    (site / "line.toml").write_text(text.format(free_port()))
     with Line(make_plan(site / "line.toml")) as line:
         wait_for(lambda: line.announcer.counts["", "throttling"] == 1)
         assert line.server is not None

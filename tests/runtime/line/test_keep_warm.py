@@ -51,17 +51,24 @@ def warm(bundle: Path, recorder: Recorder) -> Callable[[float], KeepWarm]:
     return lambda every_s: KeepWarm([Inspector(open_bundle(bundle), recorder, "fp32")], every_s)
 
 
-def test_it_runs_when_due_and_rests_after_a_part(warm: Callable[[float], KeepWarm], recorder: Recorder) -> None:
-    keep_warm = warm(0.05)
-    assert keep_warm.wait_s(10.0) <= 0.05 and keep_warm.wait_s(0.001) <= 0.001
-    while not keep_warm.runs:
-        keep_warm.run()
-    assert recorder.runs == [False] and keep_warm.wait_s(10.0) > 0.0
-    rested = warm(3600.0)
-    rested.run()
-    rested.rest()
-    rested.run()
-    assert rested.runs == 0 and recorder.runs == [False], "nothing was due"
+def test_it_runs_when_due_and_rests_after_a_part(
+    warm: Callable[[float], KeepWarm], recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 1000.0
+    monkeypatch.setattr("rdedge.line.keep_warm.time", SimpleNamespace(monotonic=lambda: now_s))
+    keep_warm = warm(0.5)
+    assert keep_warm.wait_s(10.0) == 0.5 and keep_warm.wait_s(0.001) == 0.001
+    keep_warm.run()
+    assert recorder.runs == [], "nothing was due"
+    now_s += 0.5
+    assert keep_warm.wait_s(10.0) == 0.0
+    keep_warm.run()
+    assert recorder.runs == [False] and keep_warm.wait_s(10.0) == 0.5
+    now_s += 0.25
+    keep_warm.rest()
+    now_s += 0.25
+    keep_warm.run()
+    assert recorder.runs == [False] and keep_warm.wait_s(10.0) == 0.25, "a part came meanwhile"
 
 
 def test_off_it_changes_no_wait_and_runs_nothing(warm: Callable[[float], KeepWarm], recorder: Recorder) -> None:

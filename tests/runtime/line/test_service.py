@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -60,14 +59,21 @@ serve([], drain_s=float(sys.argv[1]), on_shown=lambda *_: None, close_sinks=clos
     ids=["a second SIGTERM", "a second interrupt", "time is up"],
 )
 def test_a_sink_that_hangs_does_not_keep_the_process(
-    drain_s: float, signals: list[signal.Signals], code: int, says: str
+    tmp_path: Path, drain_s: float, signals: list[signal.Signals], code: int, says: str
 ) -> None:
     command = [sys.executable, "-c", HANGING, str(drain_s)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "closing\n"
-        for number in signals:
-            process.send_signal(number)
-            time.sleep(0.3)  # else they may become one
-        _, err = process.communicate(timeout=60)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(60.0)
+        told = {"NOTIFY_SOCKET": str(tmp_path / "notify")}
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | told
+        ) as process:
+            assert process.stdout is not None and process.stdout.readline() == "closing\n"
+            assert manager.recv(100).startswith(b"READY=1") and manager.recv(100) == b"STOPPING=1"
+            process.send_signal(signals[0])
+            assert manager.recv(100) == b"STOPPING=1", "the first is known: a second cannot become one with it"
+            for number in signals[1:]:
+                process.send_signal(number)
+            _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (code, says)

@@ -13,7 +13,7 @@ const MARKS = { good: "✓", reject: "✕", old: "◌", none: "◌", fault: "▲
 const WORDS = { good: "GOOD", reject: "REJECT", old: "WAITING", none: "WAITING", fault: "NO VERDICT", lost: "NO CONNECTION" };
 const get = (id) => document.getElementById(id);
 
-const cameras = new Map(); // name -> { state, scores, tried }
+const cameras = new Map(); // name -> { state, scores, tried }; what is tried with the one on show, whatIf has
 let state = null;
 let receivedMs = 0; // of performance.now()
 let lost = { since: new Date(), reason: "connecting" }; // null while connected
@@ -81,8 +81,10 @@ function render() {
   loadPicture();
   const isOther = get("rejects").dataset.camera !== selected;
   get("rejects").dataset.camera = selected;
-  if (isOther) rejects.forget();
-  else camera.tried = whatIf.tried;
+  if (isOther) {
+    rejects.forget();
+    whatIf.tried = camera.tried;
+  }
   rejects.show(camera.state.rejects, state.cameras.indexOf(camera.state));
   isChartOld = true;
   if (performance.now() - chartMs > CHART_MS || isOther) renderFigures();
@@ -95,7 +97,7 @@ function renderFigures() {
   isChartOld = false;
   chartMs = performance.now();
   renderNumbers(camera.state, camera.scores);
-  whatIf.show(camera.scores, camera.state.threshold, camera.tried, camera.state.is_k_of_n);
+  whatIf.show(camera.scores, camera.state.threshold, camera.state.is_k_of_n);
 }
 
 function renderNumbers({ parts, rejected, cycle_s, running_s }, scores) {

@@ -5,6 +5,7 @@ import * as format from "/format.js";
 
 const STEPS = 400;
 const HANDLE_REM = 1.9; // as --handle in page.css
+const NOTICE_MS = 3000;
 const get = (id) => document.getElementById(id);
 const slider = get("threshold");
 
@@ -15,6 +16,7 @@ export class WhatIf {
   #domain = [0, 1];
   #isHeld = false;
   #isFrames = false;
+  #noticeEndsMs = 0; // of performance.now(): what #copy said stands until then
 
   constructor() {
     slider.addEventListener("input", () => this.#try(slider.valueAsNumber));
@@ -32,11 +34,15 @@ export class WhatIf {
     return this.#tried;
   }
 
-  show(scores, threshold, tried, isFrames) {
+  set tried(value) {
+    this.#tried = value;
+    this.#noticeEndsMs = 0;
+  }
+
+  show(scores, threshold, isFrames) {
     this.#isFrames = isFrames; // K of N judges a part by several, which is not tried here
     this.#scores = scores;
     this.#threshold = threshold;
-    this.#tried = tried;
     slider.disabled = threshold === null;
     if (threshold !== null && !this.#isHeld) this.#setDomain(); // the scale must not move under a finger
     this.#render();
@@ -59,7 +65,7 @@ export class WhatIf {
 
   #try(value) {
     if (this.#threshold === null) return;
-    this.#tried = value === null ? null : Number(value.toPrecision(4)); // what is shown and copied is what was tried
+    this.tried = value === null ? null : Number(value.toPrecision(4)); // what is shown and copied is what was tried
     this.#render();
   }
 
@@ -80,10 +86,12 @@ export class WhatIf {
     get("rejects-now").textContent = `${format.count(now)} · ${format.percent(now, scores.length)}`;
     get("limit-then").textContent = format.score(limit);
     get("rejects-then").textContent = `${format.count(then)} · ${format.percent(then, scores.length)}`;
-    get("difference").textContent =
-      this.#tried === null
-        ? "Try a threshold; the line keeps its own."
-        : `${format.count(more)} more rejected, ${format.count(now - (then - more))} fewer, by score alone.`;
+    if (performance.now() >= this.#noticeEndsMs) {
+      get("difference").textContent =
+        this.#tried === null
+          ? "Try a threshold; the line keeps its own."
+          : `${format.count(more)} more rejected, ${format.count(now - (then - more))} fewer, by score alone.`;
+    }
     this.#draw();
   }
 
@@ -99,8 +107,10 @@ export class WhatIf {
     try {
       await navigator.clipboard.writeText(line); // browsers give it to loopback and https only
       get("difference").textContent = `Copied: ${line}`;
+      this.#noticeEndsMs = performance.now() + NOTICE_MS;
     } catch {
       get("difference").textContent = line;
+      this.#noticeEndsMs = Infinity; // until another is tried: it is to be copied by hand
       getSelection().selectAllChildren(get("difference"));
     }
   }
