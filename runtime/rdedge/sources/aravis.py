@@ -188,10 +188,6 @@ class AravisCamera:
             )
 
     def _started(self) -> Any:
-        if self._camera.is_gv_device():
-            # The other way in, root's, hears all of the network until its filter stands: what looks like the beginning
-            # of a frame there damages the first one, or ends this process where Aravis makes room for it.
-            self._camera.get_device().set_stream_options(self._aravis.GvStreamOption.PACKET_SOCKET_DISABLED)
         stream = self._camera.create_stream(None, None)
         if stream is None:
             raise self._fault("unplugged", "gives no stream")
