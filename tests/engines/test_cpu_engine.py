@@ -38,7 +38,7 @@ def measure(bundle: Path, precision: str = "int8", *options: str) -> int:
 
 
 def only_proof(bundle: Path) -> Path:
-    (path,) = (bundle / "engines").glob("[!.]*.json")
+    (path,) = (bundle / "engines").glob("*.json")
     return path
 
 

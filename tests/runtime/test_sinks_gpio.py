@@ -13,13 +13,12 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import gpiod
 import pytest
 from gpiod.line import Direction, Value
-from sink_parts import inspection, wait_until
+from sink_parts import Clock, inspection, wait_until
 
 from rdedge.errors import MissingExtraError, SinkError, UsageError
 from rdedge.events import Event
@@ -124,8 +123,7 @@ def test_a_pulse_lasts_its_length_from_when_the_pin_is_active(pins: Pins, make: 
 
 
 def test_a_reject_within_the_pulse_prolongs_it(pins: Pins, make: MakeSink, monkeypatch: pytest.MonkeyPatch) -> None:
-    ahead_s = 0.0
-    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + ahead_s)
+    clock = Clock()
     monkeypatch.setattr("rdedge.sinks.gpio.time", clock)
     monkeypatch.setattr("rdedge.sinks.gpio._HEARTBEAT_S", 0.01)
 
@@ -138,13 +136,13 @@ def test_a_reject_within_the_pulse_prolongs_it(pins: Pins, make: MakeSink, monke
     sink.write(inspection())
     wait_until(lambda: ON in pins.of(17))
     wait_for_beats()
-    ahead_s = 600.0
+    clock.ahead_s = 600.0
     sink.write(inspection())
     wait_for_beats()
-    ahead_s = 1400.0
+    clock.ahead_s = 1400.0
     wait_for_beats()
     assert pins.of(17)[-1] == ON
-    ahead_s = 2000.0
+    clock.ahead_s = 2000.0
     wait_until(lambda: pins.of(17)[-1] == OFF)
     assert pins.of(17).count(ON) == 1
 

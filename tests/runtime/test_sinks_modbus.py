@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -16,7 +15,7 @@ from pymodbus.pdu import ModbusPDU
 from pymodbus.pdu.register_message import WriteMultipleRegistersRequest
 from pymodbus.server import ModbusTcpServer
 from pymodbus.simulator import DataType, SimData, SimDevice
-from sink_parts import TIMEOUT_S, inspection, wait_until
+from sink_parts import TIMEOUT_S, Clock, inspection, wait_until
 
 from rdedge.errors import MissingExtraError, UsageError
 from rdedge.events import Event
@@ -78,15 +77,6 @@ def plc() -> Iterator[Plc]:
 @pytest.fixture
 def events() -> list[Event]:
     return []
-
-
-class Clock:
-    """The sink's clock in the place of the module ``time``; goes on by itself, and can be put forward."""
-
-    ahead_s = 0.0
-
-    def monotonic(self) -> float:
-        return time.monotonic() + self.ahead_s
 
 
 @pytest.fixture
